@@ -1,0 +1,99 @@
+/** Every code that an answer of the gateway can carry, with its status and title (RFC 9457 §3.1). */
+export const problems = {
+  bad_request: { status: 400, title: 'The request is not understood' },
+  not_authenticated: { status: 401, title: 'No session' },
+  session_expired: { status: 401, title: 'The session has expired' },
+  csrf: { status: 403, title: 'Refused: the request may come from another site' },
+  not_found: { status: 404, title: 'Nothing here' },
+  method_not_allowed: { status: 405, title: 'The method is not allowed here' },
+  request_timeout: { status: 408, title: 'The request took too long to arrive' },
+  payload_too_large: { status: 413, title: 'The request body is too large' },
+  uri_too_long: { status: 414, title: 'The request target is too long' },
+  unsupported_media_type: { status: 415, title: 'The media type is not supported' },
+  headers_too_large: { status: 431, title: 'The request headers are too large' },
+  internal_error: { status: 500, title: 'The gateway failed' },
+  bad_upstream: { status: 502, title: 'The API gave no usable answer' },
+  provider_unavailable: { status: 503, title: 'The identity provider cannot be reached' },
+  store_unavailable: { status: 503, title: 'The session store cannot be reached' },
+  upstream_timeout: { status: 504, title: 'The API did not answer in time' },
+} as const satisfies Record<string, { status: number; title: string }>
+
+export type ProblemCode = keyof typeof problems
+
+interface ErrorDetails {
+  /** What the operator should know. Goes to the log, never into an answer. */
+  detail?: string
+  cause?: unknown
+  /** Seconds after which a retry makes sense. */
+  retryAfter?: number
+}
+
+/** The base of every error that the gateway raises on purpose. `message` is fit for the browser, `detail` is not. */
+export class GatewayError extends Error {
+  readonly code: ProblemCode
+  readonly detail: string | undefined
+  readonly retryAfter: number | undefined
+
+  constructor(code: ProblemCode, message: string, details: ErrorDetails = {}) {
+    super(message, details.cause === undefined ? undefined : { cause: details.cause })
+    this.name = new.target.name
+    this.code = code
+    this.detail = details.detail
+    this.retryAfter = details.retryAfter
+  }
+
+  get status(): number {
+    return problems[this.code].status
+  }
+}
+
+/** The request itself is wrong; the same request will fail again. */
+export class BadRequest extends GatewayError {
+  constructor(message: string) {
+    super('bad_request', message)
+  }
+}
+
+/** The request fails the route's CSRF rule. */
+export class CsrfRefused extends GatewayError {
+  constructor(message: string) {
+    super('csrf', message)
+  }
+}
+
+/** There is no live session; a login helps. */
+export class NotAuthenticated extends GatewayError {
+  constructor(code: 'not_authenticated' | 'session_expired', message: string) {
+    super(code, message)
+  }
+}
+
+/** Redis gave no definite answer. The session is kept and a retry makes sense. */
+export class StoreUnavailable extends GatewayError {
+  constructor(details: ErrorDetails = {}) {
+    super('store_unavailable', 'The session store cannot be reached. Try again shortly.', { retryAfter: 2, ...details })
+  }
+}
+
+/** The provider gave no definite answer. The session is kept and a retry makes sense. */
+export class ProviderUnavailable extends GatewayError {
+  constructor(details: ErrorDetails = {}) {
+    super('provider_unavailable', 'The identity provider cannot be reached. Try again shortly.', {
+      retryAfter: 5,
+      ...details,
+    })
+  }
+}
+
+/** Why a callback opened no session. Each has a sentence of its own on the page that the user sees. */
+export type LoginRejection = 'stale' | 'denied' | 'provider_error' | 'invalid_response'
+
+/** A callback that must not open a session: its answer is a page, never a retry. */
+export class LoginRejected extends GatewayError {
+  readonly reason: LoginRejection
+
+  constructor(reason: LoginRejection, details: ErrorDetails = {}) {
+    super('bad_request', 'The sign-in was not completed.', details)
+    this.reason = reason
+  }
+}

@@ -1,0 +1,33 @@
+/** The parts of a token endpoint's answer that the gateway keeps (RFC 6749 §5.1). */
+export interface TokenResponse {
+  accessToken: string
+  /** Seconds. */
+  expiresIn: number | undefined
+  refreshToken: string | undefined
+  scope: string | undefined
+}
+
+/** The tokens of a session as stored. */
+export interface TokenSet {
+  accessToken: string
+  /** Milliseconds since the epoch; the access token is never sent after it. */
+  accessTokenExpiresAt: number
+  refreshToken: string | undefined
+  scope: string | undefined
+}
+
+/** Used when the provider does not say how long an access token lives, in seconds. */
+export const assumedLifetime = 300
+/** No access token is trusted for longer than this, whatever the provider says, in seconds. */
+export const maximumLifetime = 7 * 86_400
+
+/** Turns a token response into what is stored. A missing `expires_in` counts as 5 minutes, a huge one as 7 days. */
+export function tokenSetFrom(response: TokenResponse, now: number): TokenSet {
+  const lifetime = Math.min(response.expiresIn ?? assumedLifetime, maximumLifetime)
+  return {
+    accessToken: response.accessToken,
+    accessTokenExpiresAt: now + lifetime * 1000,
+    refreshToken: response.refreshToken,
+    scope: response.scope,
+  }
+}
