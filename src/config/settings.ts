@@ -1,0 +1,205 @@
+import * as type from './types.ts'
+
+/** One environment variable: everything else about it (parsing, types, fault texts, README) follows from this. */
+export interface Setting<T> {
+  type: type.SettingType<T>
+  /** For the README; Markdown. */
+  doc: string
+  /** A value that would be accepted, for fault texts. */
+  example: string
+  /** As it would be written in the environment. */
+  default?: string
+  required?: true
+  /** May also be given as `X_FILE`; its value is never printed. */
+  secret?: true
+}
+
+type Given = { default: string } | { required: true }
+
+/** Keeps each setting's own value type: always there with a default or when required, otherwise maybe `undefined`. */
+function setting<T>(declared: Setting<T> & Given): Setting<T>
+function setting<T>(declared: Setting<T>): Setting<T | undefined>
+function setting<T>(declared: Setting<T>): Setting<T> {
+  return declared
+}
+
+export const settings = {
+  PUBLIC_URL: setting({
+    type: type.origin,
+    doc: 'external origin of the SPA and the gateway; the redirect URI is `PUBLIC_URL` + `BFF_PATH` + `/callback`',
+    example: 'https://app.example.com',
+    default: 'http://localhost:8080',
+  }),
+  HOST: setting({
+    type: type.text,
+    doc: 'address of the public listener (plain HTTP: TLS ends in front of it)',
+    example: '0.0.0.0',
+    default: '0.0.0.0',
+  }),
+  PORT: setting({ type: type.port, doc: 'port of the public listener', example: '8080', default: '8080' }),
+  ADMIN_HOST: setting({
+    type: type.text,
+    doc: 'address of the internal listener; the container image sets `0.0.0.0`, for probes',
+    example: '127.0.0.1',
+    default: '127.0.0.1',
+  }),
+  ADMIN_PORT: setting({ type: type.port, doc: 'port of the internal listener', example: '9090', default: '9090' }),
+  BFF_PATH: setting({
+    type: type.path,
+    doc: "prefix of the gateway's own endpoints",
+    example: '/bff',
+    default: '/bff',
+  }),
+  OIDC_ISSUER: setting({
+    type: type.issuer,
+    doc: 'issuer identifier of the provider, exactly as its metadata states it',
+    example: 'https://login.example.com',
+    required: true,
+  }),
+  OIDC_DISCOVERY_URL: setting({
+    type: type.httpAddress,
+    doc: 'the metadata document, when it lives elsewhere than under the issuer',
+    example: 'https://login.example.com/.well-known/openid-configuration',
+  }),
+  OIDC_CLIENT_ID: setting({
+    type: type.text,
+    doc: 'client identifier at the provider',
+    example: 'my-spa-gateway',
+    required: true,
+  }),
+  OIDC_CLIENT_SECRET: setting({
+    type: type.text,
+    doc: 'client secret at the provider',
+    example: 'the value shown once when the client was registered',
+    required: true,
+    secret: true,
+  }),
+  OIDC_CLIENT_AUTH: setting({
+    type: type.choice('client_secret_post', 'client_secret_basic'),
+    doc: 'how the client secret is sent: `client_secret_post` or `client_secret_basic`',
+    example: 'client_secret_basic',
+    default: 'client_secret_post',
+  }),
+  OIDC_SCOPE: setting({
+    type: type.scope,
+    doc: 'scope of the login',
+    example: 'openid profile email offline_access',
+    default: 'openid profile email offline_access',
+  }),
+  OIDC_AUTHORIZE_PARAMS: setting({
+    type: type.parameters,
+    doc: 'fixed extra parameters of the authorization request, e.g. `audience=https://api, domain_hint=example.com`',
+    example: 'audience=https://api.example.com',
+    default: '',
+  }),
+  OIDC_ID_TOKEN_ALGS: setting({
+    type: type.choices('RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256', 'ES384', 'ES512', 'EdDSA'),
+    doc: 'accepted signature algorithms of ID tokens, whatever the metadata says',
+    example: 'RS256,ES256',
+    default: 'RS256,PS256,ES256,EdDSA',
+  }),
+  OIDC_USERINFO: setting({
+    type: type.choice('auto', 'always', 'never'),
+    doc: 'UserInfo: `auto` asks when the ID token lacks a claim of `USER_CLAIMS`; `always`, `never`; its `sub` must match',
+    example: 'never',
+    default: 'auto',
+  }),
+  REDIS_URL: setting({
+    type: type.redisUrl,
+    doc: '`redis://` or `rediss://` with user, password, db; without it sessions live in memory (not in production)',
+    example: 'rediss://user:password@redis.example.com:6380/0',
+    secret: true,
+  }),
+  REDIS_CA_FILE: setting({
+    type: type.fileContent,
+    doc: "certificate authority of Redis's TLS certificate, PEM",
+    example: '/etc/ssl/redis-ca.pem',
+  }),
+  REDIS_PREFIX: setting({
+    type: type.text,
+    doc: 'begins the name of every key and channel',
+    example: 'coatcheck:',
+    default: 'coatcheck:',
+  }),
+  SESSION_KEYS: setting({
+    type: type.sealingKeys,
+    doc: '32-byte base64 keys, comma-separated; the first encrypts, all decrypt; ephemeral without it (not in production)',
+    example: '<output of: openssl rand -base64 32>',
+    secret: true,
+  }),
+  SESSION_IDLE_TIMEOUT: setting({
+    type: type.duration,
+    doc: 'end a session after this long without user activity',
+    example: '30m',
+    default: '30m',
+  }),
+  SESSION_ABSOLUTE_TIMEOUT: setting({
+    type: type.duration,
+    doc: 'end a session this long after login, whatever its activity',
+    example: '12h',
+    default: '12h',
+  }),
+  SESSION_COOKIE_NAME: setting({
+    type: type.cookieName,
+    doc: 'a session cookie (no Max-Age); Chromium and Firefox accept it on plain-http localhost',
+    example: '__Host-coatcheck',
+    default: '__Host-coatcheck',
+  }),
+  SESSION_COOKIE_SAMESITE: setting({
+    type: type.choice('strict', 'lax'),
+    doc: '`strict` or `lax`',
+    example: 'strict',
+    default: 'strict',
+  }),
+  POST_LOGOUT_PATH: setting({
+    type: type.localPath,
+    doc: 'where the provider returns to after logout (`PUBLIC_URL` + this is to be registered there)',
+    example: '/goodbye',
+    default: '/',
+  }),
+  SPA_DIR: setting({
+    type: type.directory,
+    doc: 'static files of the SPA, with `index.html` as the fallback of navigations',
+    example: './dist',
+  }),
+  USER_CLAIMS: setting({
+    type: type.list,
+    doc: 'what `/bff/user` may show; from the verified ID token and UserInfo, never from an access token',
+    example: 'sub,name,email',
+    default: 'sub,name,preferred_username,email,roles',
+  }),
+  LOG_LEVEL: setting({
+    type: type.choice('fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'),
+    doc: 'JSON logs on stdout from this level',
+    example: 'warn',
+    default: 'info',
+  }),
+  ACCESS_LOG: setting({
+    type: type.flag,
+    doc: 'a line per request (it costs throughput)',
+    example: 'true',
+    default: 'false',
+  }),
+} satisfies Record<string, Setting<unknown>>
+
+/** Settings that exist once per upstream, as `UPSTREAM_<NAME>_<SETTING>`. */
+export const upstreamSettings = {
+  PATH: setting({
+    type: type.path,
+    doc: 'requests under this path go to the upstream; the longest path wins',
+    example: '/api',
+    required: true,
+  }),
+  URL: setting({
+    type: type.upstreamUrl,
+    doc: "where they go; PATH is replaced by the URL's own path (`/api` → `http://api:3000/v1`: `/api/items` → `/v1/items`)",
+    example: 'http://api:3000',
+    required: true,
+  }),
+  TIMEOUT: setting({
+    type: type.duration,
+    doc: 'until response headers; an event stream may then be quiet',
+    example: '30s',
+    default: '30s',
+  }),
+} satisfies Record<string, Setting<unknown>>

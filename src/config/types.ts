@@ -1,0 +1,182 @@
+import { readFileSync, statSync } from 'node:fs'
+import { z } from 'zod'
+
+/** A type of setting: text from the environment in, a value or a sentence that says what is wrong out. */
+export type SettingType<T> = z.ZodType<T, string>
+
+function settingType<T>(parse: (text: string) => T | Wrong): SettingType<T> {
+  return z.string().transform((text, context) => {
+    const value = parse(text)
+    if (!(value instanceof Wrong)) return value
+    context.addIssue({ code: 'custom', message: value.sentence })
+    return z.NEVER
+  })
+}
+
+class Wrong {
+  readonly sentence: string
+
+  constructor(sentence: string) {
+    this.sentence = sentence
+  }
+}
+
+const wrong = (sentence: string) => new Wrong(sentence)
+
+export const text = settingType(value => value)
+
+/** One of a few words. */
+export function choice<const T extends string>(...words: readonly T[]): SettingType<T> {
+  return settingType(value => words.find(word => word === value) ?? wrong(`must be one of ${words.join(', ')}`))
+}
+
+export const flag = settingType(value =>
+  value === 'true' ? true : value === 'false' ? false : wrong('must be true or false'),
+)
+
+export const port = settingType(value => {
+  const number = /^\d{1,5}$/.test(value) ? Number(value) : Number.NaN
+  return number <= 65_535 ? number : wrong('must be a port number from 0 to 65535')
+})
+
+const secondsIn = { s: 1, m: 60, h: 3600, d: 86_400 } as const
+
+/** Seconds, from `90s`, `30m`, `12h`, `7d` or plain seconds. */
+export const duration = settingType(value => {
+  const match = /^(\d{1,9})([smhd]?)$/.exec(value)
+  if (match === null) return wrong('must be a duration such as 90s, 30m, 12h or 7d, or plain seconds')
+  const seconds = Number(match[1]) * secondsIn[(match[2] || 's') as keyof typeof secondsIn]
+  return seconds > 0 ? seconds : wrong('must be longer than 0 seconds')
+})
+
+/** A comma-separated list without empty entries. */
+export const list = settingType(value => {
+  const entries = splitList(value)
+  return entries.length > 0 ? entries : wrong('must name at least one entry')
+})
+
+/** A comma-separated list of a few words. */
+export function choices<const T extends string>(...words: readonly T[]): SettingType<readonly T[]> {
+  return settingType(value => {
+    const entries = splitList(value)
+    const unknown = entries.filter(entry => !words.some(word => word === entry))
+    if (entries.length === 0 || unknown.length > 0) return wrong(`must be a list of ${words.join(', ')}`)
+    return words.filter(word => entries.includes(word))
+  })
+}
+
+/** `name=value` pairs, comma-separated. */
+export const parameters = settingType(value => {
+  const pairs = new Map<string, string>()
+  for (const entry of splitList(value)) {
+    const equals = entry.indexOf('=')
+    if (equals < 1) return wrong('must be a comma-separated list of name=value pairs')
+    pairs.set(entry.slice(0, equals).trim(), entry.slice(equals + 1).trim())
+  }
+  return pairs
+})
+
+/** A path such as `/bff`: one leading slash, plain characters, no trailing slash, no dot segments. */
+export const path = settingType(value => {
+  if (value === '/') return value
+  const segments = value.split('/').slice(1)
+  const plain = segments.length > 0 && segments.every(part => /^[\w.~-]+$/.test(part) && part !== '.' && part !== '..')
+  if (!value.startsWith('/') || !plain) return wrong('must be a path such as /bff: plain segments, no trailing slash')
+  return value
+})
+
+/** A local path to which a browser may be sent. */
+export const localPath = settingType(value =>
+  /^\/(?![/\\])[\w.~!$&'()*+,;=:@%/?-]*$/.test(value)
+    ? value
+    : wrong('must be a path on this origin, such as /goodbye'),
+)
+
+/** An origin: scheme, host and port, nothing more. */
+export const origin = settingType(value => {
+  const url = httpUrl(value)
+  if (url === null) return wrong('must be an http or https URL')
+  if (url.username || url.password) return wrong('must not carry a user name or password')
+  if (url.pathname !== '/' || url.search || url.hash) return wrong('must be an origin: no path, query or fragment')
+  return url.origin
+})
+
+/** The URL of an upstream; its path takes the place of the upstream's prefix. */
+export const upstreamUrl = settingType(value => {
+  const url = httpUrl(value)
+  if (url === null) return wrong('must be an http or https URL')
+  if (url.username || url.password) return wrong('must not carry a user name or password')
+  if (url.search || url.hash) return wrong('must have no query and no fragment')
+  return url
+})
+
+const wellKnown = '/.well-known/openid-configuration'
+
+/** An issuer identifier, compared as an exact string; a well-known suffix pasted along is dropped. */
+export const issuer = settingType(value => {
+  const identifier = value.endsWith(wellKnown) ? value.slice(0, -wellKnown.length) : value
+  const url = httpUrl(identifier)
+  if (url === null) return wrong('must be an http or https URL')
+  if (url.username || url.password) return wrong('must not carry a user name or password')
+  if (url.search || url.hash) return wrong('must have no query and no fragment')
+  return identifier
+})
+
+export const httpAddress = settingType(value => httpUrl(value) ?? wrong('must be an http or https URL'))
+
+export const redisUrl = settingType(value => {
+  const url = URL.canParse(value) ? new URL(value) : null
+  if (url === null || !['redis:', 'rediss:'].includes(url.protocol) || !url.hostname)
+    return wrong('must be a redis:// or rediss:// URL')
+  return url
+})
+
+/** Scopes, separated by spaces; a login without `openid` brings no ID token. */
+export const scope = settingType(value => {
+  const scopes = value.split(/[\s]+/).filter(Boolean)
+  return scopes.includes('openid') ? scopes.join(' ') : wrong('must contain openid')
+})
+
+/** A cookie name that browsers hold to `Secure`, `Path=/` and no `Domain` (RFC 6265bis §4.1.3.2). */
+export const cookieName = settingType(value =>
+  /^__Host-[\w-]{1,64}$/.test(value)
+    ? value
+    : wrong('must begin with __Host- and go on with letters, digits, - or _ (browsers then bind it to this host)'),
+)
+
+const sealingKeyLength = 32
+
+/** Keys for AES-256-GCM; a fault never repeats what was given. */
+export const sealingKeys = settingType(value => {
+  const keys = splitList(value).map(entry => (/^[\w+/-]+={0,2}$/.test(entry) ? Buffer.from(entry, 'base64') : null))
+  if (keys.length === 0) return wrong('must name at least one key')
+  const good = keys.filter(key => key !== null && key.length === sealingKeyLength && new Set(key).size > 8)
+  if (good.length !== keys.length)
+    return wrong(`must be random 32-byte keys in base64, comma-separated (make one: openssl rand -base64 32)`)
+  return good.filter(key => key !== null)
+})
+
+export const directory = settingType(value =>
+  statSync(value, { throwIfNoEntry: false })?.isDirectory() ? value : wrong('must be a directory that can be read'),
+)
+
+/** The content of a file, read at start. */
+export const fileContent = settingType(value => {
+  try {
+    return readFileSync(value)
+  } catch {
+    return wrong('must be a file that can be read')
+  }
+})
+
+function splitList(value: string): string[] {
+  return value
+    .split(',')
+    .map(entry => entry.trim())
+    .filter(Boolean)
+}
+
+function httpUrl(value: string): URL | null {
+  const url = URL.canParse(value) ? new URL(value) : null
+  return url !== null && ['http:', 'https:'].includes(url.protocol) ? url : null
+}
