@@ -1,0 +1,73 @@
+import type { ServerMetadata } from 'openid-client'
+import { isSecureAddress } from '../core/address.ts'
+import type { Clock } from '../core/clock.ts'
+import { ProviderUnavailable } from '../core/errors.ts'
+import type { ProviderFetch } from './fetch.ts'
+import { createRemoteDocument, type RemoteDocument } from './remote-document.ts'
+
+/** The provider's metadata with the endpoints that no login can do without (OpenID Connect Discovery 1.0 §3). */
+export type Metadata = ServerMetadata & { authorization_endpoint: string; token_endpoint: string; jwks_uri: string }
+
+const hourMs = 3_600_000
+const required = ['authorization_endpoint', 'token_endpoint', 'jwks_uri'] as const
+const optional = ['userinfo_endpoint', 'revocation_endpoint', 'end_session_endpoint'] as const
+
+/** The provider's metadata: asked for again every hour, used for a day when the provider does not answer. */
+export function createMetadata(options: {
+  issuer: string
+  /** Where the document is, when not under the issuer. */
+  url: URL | undefined
+  fetch: ProviderFetch
+  clock: Clock
+}): RemoteDocument<Metadata> {
+  const { issuer, fetch, clock } = options
+  const url = options.url?.href ?? `${issuer.replace(/\/$/, '')}/.well-known/openid-configuration`
+  return createRemoteDocument({
+    clock,
+    rules: { freshForMs: hourMs, usableForMs: 24 * hourMs, refreshCooldownMs: 60_000 },
+    async load() {
+      const response = await fetch(url, { headers: { accept: 'application/json' } })
+      if (response.status !== 200) throw unusable(`the metadata document answered ${response.status}`)
+      return check(await parse(response), issuer)
+    },
+  })
+}
+
+async function parse(response: Response): Promise<unknown> {
+  try {
+    return await response.json()
+  } catch {
+    // The parser's message quotes the document; it stays here.
+    throw unusable('the metadata document is not JSON')
+  }
+}
+
+function check(document: unknown, issuer: string): Metadata {
+  if (typeof document !== 'object' || document === null) throw unusable('the metadata document is not an object')
+  const metadata = document as Record<string, unknown>
+  // A lenient comparison would let one provider speak for another (Discovery §4.3).
+  if (metadata.issuer !== issuer) throw unusable('the issuer of the metadata is not OIDC_ISSUER, to the letter')
+  for (const name of required) {
+    if (!isUsable(metadata[name], issuer)) throw unusable(`the metadata gives no usable ${name} (https is required)`)
+  }
+  for (const name of optional) {
+    if (metadata[name] !== undefined && !isUsable(metadata[name], issuer))
+      throw unusable(`the metadata gives no usable ${name} (https is required)`)
+  }
+  return metadata as unknown as Metadata
+}
+
+/** https, or plain http for a provider that is itself on plain http: on this machine, or on its own host in development. */
+function isUsable(endpoint: unknown, issuer: string): boolean {
+  if (typeof endpoint !== 'string' || !URL.canParse(endpoint)) return false
+  const url = new URL(endpoint)
+  if (url.protocol === 'https:') return true
+  const home = new URL(issuer)
+  return (
+    url.protocol === 'http:' && home.protocol === 'http:' && (isSecureAddress(url) || url.hostname === home.hostname)
+  )
+}
+
+function unusable(detail: string): ProviderUnavailable {
+  return new ProviderUnavailable({ detail })
+}
