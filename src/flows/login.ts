@@ -1,0 +1,128 @@
+import type { Clock } from '../core/clock.ts'
+import { BadRequest, LoginRejected } from '../core/errors.ts'
+import type { Audit } from '../core/events.ts'
+import { type ReturnUrlRules, safeReturnUrl } from '../core/return-url.ts'
+import { openSession, type Session, sessionHandle, userHandle } from '../core/session.ts'
+import { tokenSetFrom } from '../core/token-set.ts'
+import { openTransaction, type Transaction, transactionId } from '../core/transaction.ts'
+import type { Provider } from '../oidc/provider.ts'
+import type { SessionStore, TransactionStore } from '../store/store.ts'
+import type { EndSession, RevokeToken } from './end-session.ts'
+
+/** What a browser may ask of a login. */
+export interface LoginRequest {
+  returnUrl: string
+  prompt: 'none' | 'login' | 'select_account' | 'consent' | undefined
+  loginHint: string | undefined
+  /** The session that the browser's cookie names, live or not. */
+  previousSessionId: string | null
+}
+
+/** Where the browser goes, and what ties it to the login. */
+export interface StartedLogin {
+  authorizationUrl: string
+  state: string
+  binding: string
+}
+
+/** How a callback ended well: with a session, or with the provider's answer that a silent login is not to be had. */
+export type FinishedLogin =
+  | { outcome: 'opened'; cookie: string; returnUrl: string }
+  | { outcome: 'silently_refused'; returnUrl: string }
+
+/** Logging in: the two halves of the code flow, tied together by a transaction that is taken once. */
+export interface LoginFlow {
+  /**
+   * @throws {BadRequest} when the return URL is not a page of this application
+   * @throws {ProviderUnavailable} @throws {StoreUnavailable}
+   */
+  start(request: LoginRequest): Promise<StartedLogin>
+  /**
+   * Opens a new session and ends the one that the browser held at the start. At most one call per transaction gets as
+   * far as the token endpoint, on whatever replica. Tokens obtained by a login that then fails are revoked.
+   *
+   * @throws {LoginRejected} @throws {ProviderUnavailable}
+   * @throws {StoreUnavailable} before the transaction is spent, so that a reload may succeed, or after
+   */
+  finish(callback: URLSearchParams, state: string, binding: string): Promise<FinishedLogin>
+}
+
+/** What the login needs. */
+export interface LoginDeps {
+  store: TransactionStore & SessionStore
+  provider: Pick<Provider, 'authorizationUrl' | 'exchangeCode'>
+  endSession: EndSession
+  revokeToken: RevokeToken
+  audit: Audit
+  clock: Clock
+  returnUrlRules: ReturnUrlRules
+}
+
+export function createLoginFlow(deps: LoginDeps): LoginFlow {
+  const { store, provider, audit, clock } = deps
+
+  const redeem = async (transaction: Transaction, callback: URLSearchParams, state: string) => {
+    let revocable: string | undefined
+    try {
+      const { nonce, codeVerifier } = transaction
+      const login = await provider.exchangeCode(callback, { state, nonce, codeVerifier }, token => {
+        revocable = token
+      })
+      const opened = openSession(login.identity, clock.now())
+      await store.createSession(opened.session, tokenSetFrom(login.tokens, clock.now()))
+      return opened
+    } catch (error) {
+      if (revocable !== undefined) deps.revokeToken(revocable)
+      throw error
+    }
+  }
+
+  const replace = async (previousSessionId: string | null) => {
+    if (previousSessionId === null) return
+    try {
+      await deps.endSession(previousSessionId, 'replaced')
+    } catch {
+      // The new session is open; to refuse it now would log the user out. The old one ends by its deadlines.
+      audit({ event: 'session_not_ended', session: sessionHandle(previousSessionId), reason: 'replaced' })
+    }
+  }
+
+  return {
+    async start(request) {
+      const returnUrl = safeReturnUrl(request.returnUrl, deps.returnUrlRules)
+      if (returnUrl === null) throw new BadRequest('returnUrl must be a path of this application')
+      const { id, state, binding, transaction } = openTransaction(
+        { returnUrl, silent: request.prompt === 'none', previousSessionId: request.previousSessionId },
+        clock.now(),
+      )
+      const { nonce, codeVerifier } = transaction
+      const { prompt, loginHint } = request
+      const authorizationUrl = await provider.authorizationUrl({ state, nonce, codeVerifier, prompt, loginHint })
+      await store.putTransaction(id, transaction)
+      return { authorizationUrl, state, binding }
+    },
+
+    async finish(callback, state, binding) {
+      const transaction = await store.takeTransaction(transactionId(state, binding))
+      if (transaction === null || transaction.expiresAt <= clock.now())
+        throw new LoginRejected('stale', { detail: 'no such login is under way in this browser' })
+      const { returnUrl } = transaction
+      let opened: { cookie: string; session: Session }
+      try {
+        opened = await redeem(transaction, callback, state)
+      } catch (error) {
+        const refused = error instanceof LoginRejected && error.reason === 'denied'
+        if (transaction.silent && refused) return { outcome: 'silently_refused', returnUrl }
+        throw error
+      }
+      const { session, cookie } = opened
+      audit({
+        event: 'login_succeeded',
+        session: sessionHandle(session.id),
+        user: userHandle(session.identity),
+      })
+      await replace(transaction.previousSessionId)
+      return { outcome: 'opened', cookie, returnUrl }
+    },
+  }
+}
