@@ -1,0 +1,41 @@
+import type { IncomingHttpHeaders } from 'node:http'
+
+/** How a route makes sure that a request comes from the application itself, or from a person who navigates. */
+export type CsrfRule = 'none' | 'header' | 'navigation'
+
+/** The rules, judged on headers alone: no side effect and no store command comes before them. */
+export interface Csrf {
+  /** Why a request fails a rule, or null. */
+  refusal(rule: CsrfRule, headers: IncomingHttpHeaders): string | null
+}
+
+export function createCsrf(options: { origin: string }): Csrf {
+  /**
+   * A custom header makes the browser ask first (preflight), and the gateway never says yes to another origin; what the
+   * browser says of itself, when it does, must agree (OAuth 2.0 for Browser-Based Applications §6.1.3.3).
+   */
+  const header = (headers: IncomingHttpHeaders): string | null => {
+    if (headers['x-csrf'] !== '1') return 'the header X-CSRF: 1 is missing'
+    if (headers.origin !== undefined && headers.origin !== options.origin)
+      return 'the Origin is not that of the application'
+    const site = headers['sec-fetch-site']
+    if (site !== undefined && site !== 'same-origin') return 'the request does not come from the same origin'
+    return null
+  }
+
+  return {
+    refusal(rule, headers) {
+      if (rule === 'none') return null
+      return rule === 'header' ? header(headers) : navigation(headers)
+    },
+  }
+}
+
+/** Only a person who goes there: no frame, no image, no prefetch (OWASP ASVS 3.5.1, 7.6.2). */
+function navigation(headers: IncomingHttpHeaders): string | null {
+  if (headers['sec-purpose'] !== undefined || headers.purpose === 'prefetch') return 'the page is only being prefetched'
+  const { 'sec-fetch-mode': mode, 'sec-fetch-dest': destination } = headers
+  if (mode !== undefined && mode !== 'navigate') return 'the request is not a navigation'
+  if (destination !== undefined && destination !== 'document') return 'the request is not a top-level navigation'
+  return null
+}

@@ -1,0 +1,94 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { CsrfRefused, GatewayError } from '../core/errors.ts'
+import type { Audit } from '../core/events.ts'
+import type { Csrf, CsrfRule } from './csrf.ts'
+import { markOwn } from './problem.ts'
+import { type FoundSession, liveSession, type ReadSession } from './session.ts'
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** Answered with pages rather than problem documents where the browser takes them. */
+    forPeople?: boolean
+  }
+  interface FastifyRequest {
+    /** What the request's cookie names, once its guard has looked. */
+    found: FoundSession | null
+  }
+}
+
+/** What must hold before a handler runs. */
+export interface Guard {
+  csrf: CsrfRule
+  /** `required` answers 401 without a live session, `optional` goes on without one, `none` does not look. */
+  session: 'none' | 'optional' | 'required'
+  /** Whether the request counts as user activity, unless it says otherwise of itself. */
+  slides: boolean
+}
+
+/** A row of the guard table: one endpoint of the gateway's own. */
+export interface GuardedRoute extends Guard {
+  method: 'GET' | 'POST'
+  path: string
+  /** Whether people navigate here: only then may it redirect, and its errors are pages. */
+  forPeople: boolean
+  handler: (request: FastifyRequest, reply: FastifyReply) => unknown
+}
+
+/** What the guard needs. */
+export interface GuardDeps {
+  csrf: Csrf
+  readSession: ReadSession
+  audit: Audit
+}
+
+/** Makes a guard's check: the CSRF rule first, on headers alone, then the session. */
+export function createGuard({ csrf, readSession, audit }: GuardDeps) {
+  return async (guard: Guard, request: FastifyRequest): Promise<void> => {
+    const refusal = csrf.refusal(guard.csrf, request.headers)
+    if (refusal !== null) {
+      audit({ event: 'csrf_refused', route: request.routeOptions.url ?? '', detail: refusal })
+      throw new CsrfRefused(refusal)
+    }
+    if (guard.session === 'none') return
+    request.found = await readSession(request, { slide: guard.slides && slides(request) })
+    if (guard.session === 'required') liveSession(request.found)
+  }
+}
+
+/** A request may say of itself that no user stands behind it. */
+function slides(request: FastifyRequest): boolean {
+  return request.headers['x-activity'] !== 'passive'
+}
+
+const methods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const
+
+/** Registers the rows of a guard table, and a 405 for every method that no row of a path has. */
+export function registerGuarded(app: FastifyInstance, rows: readonly GuardedRoute[], deps: GuardDeps): void {
+  const check = createGuard(deps)
+  app.decorateRequest('found', null)
+  for (const row of rows) {
+    app.route({
+      method: row.method,
+      url: row.path,
+      exposeHeadRoute: false,
+      config: { forPeople: row.forPeople },
+      async onRequest(request, reply) {
+        markOwn(reply)
+        await check(row, request)
+      },
+      handler: row.handler,
+    })
+  }
+  for (const path of new Set(rows.map(row => row.path))) {
+    const allowed = rows.filter(row => row.path === path).map(row => row.method)
+    app.route({
+      method: methods.filter(method => !allowed.some(known => known === method)),
+      url: path,
+      async onRequest(_request, reply) {
+        reply.header('allow', allowed.join(', '))
+        throw new GatewayError('method_not_allowed', 'The method is not allowed here.')
+      },
+      handler() {},
+    })
+  }
+}

@@ -1,0 +1,34 @@
+import type { FastifyReply, FastifyRequest, FastifyServerOptions } from 'fastify'
+import { GatewayError } from '../core/errors.ts'
+
+/** What of an error may be logged. Foreign messages and causes quote tokens, bodies and parameters, so they stay out. */
+function describe(error: unknown): Record<string, unknown> {
+  if (error instanceof GatewayError) {
+    const cause = error.cause === undefined ? {} : { cause: describe(error.cause) }
+    return { type: error.name, code: error.code, detail: error.detail ?? error.message, ...cause }
+  }
+  if (!(error instanceof Error)) return { type: typeof error }
+  const code = 'code' in error && typeof error.code === 'string' ? { code: error.code } : {}
+  const cause = error.cause instanceof Error ? { cause: describe(error.cause) } : {}
+  const frames = error.stack?.split('\n').filter(line => line.startsWith('    at ')) ?? []
+  return { type: error.name, ...code, ...cause, stack: frames.map(frame => frame.trim()).slice(0, 8) }
+}
+
+/** JSON logs on stdout, with what could hold a secret left out: queries, headers, foreign error messages. */
+export function loggerOptions(level: string): FastifyServerOptions['logger'] {
+  return {
+    level,
+    base: null,
+    timestamp: () => `,"time":"${new Date().toISOString()}"`,
+    formatters: { level: label => ({ level: label }) },
+    serializers: {
+      err: describe,
+      req: (request: FastifyRequest) => ({
+        method: request.method,
+        path: request.url?.split('?', 1)[0],
+        address: request.ip,
+      }),
+      res: (reply: FastifyReply) => ({ status: reply.statusCode }),
+    } as never,
+  }
+}

@@ -1,0 +1,122 @@
+import { STATUS_CODES } from 'node:http'
+import type { Socket } from 'node:net'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { GatewayError, type ProblemCode, problems } from '../core/errors.ts'
+import { sendPage } from './page.ts'
+
+/** The body of an error answer (RFC 9457 §3). */
+export interface Problem {
+  type: string
+  title: string
+  status: number
+  detail: string
+  code: ProblemCode
+  /** Where a login would help. */
+  loginUrl?: string
+}
+
+/** What becomes of errors; the only place that decides what leaves the gateway. */
+export interface ProblemOptions {
+  loginUrl: string
+}
+
+/** As {@link ProblemOptions}, for a whole server. */
+export interface ServerProblemOptions extends ProblemOptions {
+  /** Whether a request for nothing we have is for a page of the SPA, which then gets its `index.html`. */
+  opensPage: (request: FastifyRequest) => boolean
+}
+
+/** The problem of a code. `detail` must be fit for the browser. */
+export function problemOf(code: ProblemCode, detail: string, options: ProblemOptions): Problem {
+  const { status, title } = problems[code]
+  const problem: Problem = { type: `urn:coatcheck:problem:${code}`, title, status, detail, code }
+  if (status === 401) problem.loginUrl = options.loginUrl
+  return problem
+}
+
+/** Headers of everything that the gateway says itself: not stored, not framed, not sniffed, not told to others. */
+const headers = {
+  'cache-control': 'no-store',
+  'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
+  'cross-origin-resource-policy': 'same-origin',
+  'referrer-policy': 'no-referrer',
+  'x-content-type-options': 'nosniff',
+}
+
+/** Sets the headers of an answer that the gateway gives itself. */
+export function markOwn(reply: FastifyReply): void {
+  reply.headers(headers)
+}
+
+/** Answers a request with a problem. */
+export function sendProblem(reply: FastifyReply, problem: Problem, retryAfter?: number): FastifyReply {
+  markOwn(reply)
+  if (retryAfter !== undefined) reply.header('retry-after', String(retryAfter))
+  return reply.code(problem.status).type('application/problem+json').send(JSON.stringify(problem))
+}
+
+/** Makes every error, of ours and of fastify's, a problem, or a page for a person who navigates to one of our own endpoints. */
+export function registerProblems(app: FastifyInstance, options: ServerProblemOptions): void {
+  app.setErrorHandler((error: Error & { statusCode?: number }, request, reply) => {
+    const known = error instanceof GatewayError ? error : fromFramework(error)
+    if (known.status >= 500) request.log.error({ err: error }, 'request failed')
+    else request.log.debug({ err: error }, 'request refused')
+    if (request.routeOptions.config.forPeople && wantsPage(request)) return sendErrorPage(reply, known, options)
+    return sendProblem(reply, problemOf(known.code, known.message, options), known.retryAfter)
+  })
+  app.setNotFoundHandler((request, reply) =>
+    options.opensPage(request)
+      ? reply.sendFile('index.html')
+      : sendProblem(reply, problemOf('not_found', 'There is nothing here.', options)),
+  )
+}
+
+/** Answers on a socket whose request the HTTP parser refused; there is no request and no reply yet. */
+export function answerParserError(error: Error & { code?: string }, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
+  const code = parserProblems[error.code ?? ''] ?? 'bad_request'
+  const body = JSON.stringify(problemOf(code, 'The request is not valid HTTP/1.1, or too large.', { loginUrl: '' }))
+  const lines = [
+    `HTTP/1.1 ${problems[code].status} ${STATUS_CODES[problems[code].status]}`,
+    'content-type: application/problem+json',
+    `content-length: ${Buffer.byteLength(body)}`,
+    ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`),
+    'connection: close',
+  ]
+  socket.end(`${lines.join('\r\n')}\r\n\r\n${body}`)
+}
+
+const parserProblems: Record<string, ProblemCode> = {
+  HPE_HEADER_OVERFLOW: 'headers_too_large',
+  HPE_CHUNK_EXTENSIONS_OVERFLOW: 'payload_too_large',
+  ERR_HTTP_REQUEST_TIMEOUT: 'request_timeout',
+}
+
+const frameworkProblems: Record<number, [ProblemCode, string]> = {
+  400: ['bad_request', 'The request is not understood.'],
+  404: ['not_found', 'There is nothing here.'],
+  405: ['method_not_allowed', 'The method is not allowed here.'],
+  413: ['payload_too_large', 'The request body is too large.'],
+  414: ['uri_too_long', 'The request target is too long.'],
+  415: ['unsupported_media_type', 'The media type is not supported.'],
+}
+
+function fromFramework(error: Error & { statusCode?: number }): GatewayError {
+  const [code, message] = frameworkProblems[error.statusCode ?? 500] ?? ['internal_error', 'The gateway failed.']
+  return new GatewayError(code, message, { cause: error })
+}
+
+function wantsPage(request: FastifyRequest): boolean {
+  return request.headers.accept?.includes('text/html') ?? false
+}
+
+function sendErrorPage(reply: FastifyReply, error: GatewayError, options: ProblemOptions): FastifyReply {
+  markOwn(reply)
+  if (error.retryAfter !== undefined) reply.header('retry-after', String(error.retryAfter))
+  return sendPage(reply, {
+    status: error.status,
+    title: problems[error.code].title,
+    text: error.message,
+    link: { href: options.loginUrl, label: 'Sign in' },
+  })
+}

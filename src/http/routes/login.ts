@@ -1,0 +1,124 @@
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { BadRequest, LoginRejected, type LoginRejection, ProviderUnavailable } from '../../core/errors.ts'
+import type { Audit } from '../../core/events.ts'
+import { isRandomToken } from '../../core/random.ts'
+import { sessionIdOf } from '../../core/session.ts'
+import type { LoginFlow, LoginRequest } from '../../flows/login.ts'
+import type { Cookies } from '../cookies.ts'
+import { sendPage } from '../page.ts'
+import { queryOf } from '../query.ts'
+
+/** What the login's endpoints need. */
+export interface LoginRouteDeps {
+  login: LoginFlow
+  cookies: Cookies
+  audit: Audit
+  /** Where a login starts, and where a failed one ends. */
+  loginUrl: string
+  failedUrl: string
+}
+
+const prompts = ['none', 'login', 'select_account', 'consent'] as const
+
+/** What the page says after a login that opened no session; nothing of the request is repeated. */
+const sentences: Record<LoginRejection | 'unavailable', string> = {
+  stale: 'This sign-in is no longer valid: it was finished already, took too long, or was started in another browser.',
+  denied: 'The sign-in was cancelled, or the identity provider refused it.',
+  provider_error: 'The identity provider reported an error.',
+  invalid_response: 'The answer of the identity provider could not be verified.',
+  unavailable: 'The identity provider cannot be reached at the moment.',
+}
+
+/** The handlers of `GET /login`, `GET /callback` and the page after a failed login. */
+export function createLoginRoutes(deps: LoginRouteDeps) {
+  const { login, cookies, audit, loginUrl, failedUrl } = deps
+
+  /**
+   * The provider's site started this navigation, so a Strict cookie is not with it: a hop from a page of this site
+   * brings it along, and what comes next can tell whether there is a session.
+   */
+  const refuse = (reply: FastifyReply, status: number, reason: keyof typeof sentences) => {
+    const next = `${failedUrl}?reason=${reason}`
+    return sendPage(reply, {
+      status,
+      title: 'The sign-in was not completed',
+      text: sentences[reason],
+      hop: next,
+      link: { href: next, label: 'Continue' },
+    })
+  }
+
+  return {
+    async start(request: FastifyRequest, reply: FastifyReply) {
+      const cookie = cookies.session(request.headers.cookie)
+      const started = await login.start({
+        ...loginRequest(queryOf(request)),
+        previousSessionId: cookie === null ? null : sessionIdOf(cookie),
+      })
+      cookies.setBinding(reply, request.headers.cookie, started.state, started.binding)
+      return reply.redirect(started.authorizationUrl, 302)
+    },
+
+    async callback(request: FastifyRequest, reply: FastifyReply) {
+      const query = queryOf(request)
+      const state = query.get('state') ?? ''
+      const binding = isRandomToken(state) ? cookies.binding(request.headers.cookie, state) : null
+      try {
+        requireSingle(query)
+        if (binding === null)
+          throw new LoginRejected('stale', { detail: 'the state and the binding cookie do not belong together' })
+        const finished = await login.finish(query, state, binding)
+        cookies.clearBinding(reply, state)
+        if (finished.outcome === 'opened') cookies.setSession(reply, finished.cookie)
+        return reply.redirect(finished.returnUrl, 303)
+      } catch (error) {
+        if (error instanceof LoginRejected) {
+          audit({ event: 'login_rejected', reason: error.reason, detail: error.detail })
+          if (binding !== null) cookies.clearBinding(reply, state)
+          return refuse(reply, error.status, error.reason)
+        }
+        if (error instanceof ProviderUnavailable) {
+          audit({ event: 'login_rejected', reason: error.code, detail: error.detail })
+          if (binding !== null) cookies.clearBinding(reply, state)
+          reply.header('retry-after', String(error.retryAfter))
+          return refuse(reply, error.status, 'unavailable')
+        }
+        throw error
+      }
+    },
+
+    /** With a live session the failed login is of no interest to anybody; without one, a link starts over. */
+    async failed(request: FastifyRequest, reply: FastifyReply) {
+      if (request.found?.state === 'live') return reply.redirect('/', 303)
+      const reason = queryOf(request).get('reason') ?? ''
+      return sendPage(reply, {
+        status: 200,
+        title: 'You are not signed in',
+        text: Object.hasOwn(sentences, reason) ? sentences[reason as keyof typeof sentences] : sentences.stale,
+        link: { href: loginUrl, label: 'Sign in again' },
+      })
+    },
+  }
+}
+
+/** The parameters that a browser may shape a login by; all others are ignored, and none may be repeated. */
+function loginRequest(query: URLSearchParams): Omit<LoginRequest, 'previousSessionId'> {
+  for (const name of ['returnUrl', 'prompt', 'login_hint'])
+    if (query.getAll(name).length > 1) throw new BadRequest(`${name} must be given once`)
+  const asked = query.get('prompt') || undefined
+  const prompt = prompts.find(word => word === asked)
+  if (asked !== prompt) throw new BadRequest(`prompt must be one of ${prompts.join(', ')}`)
+  const loginHint = query.get('login_hint') || undefined
+  if (loginHint !== undefined && !/^[\x20-\x7e\u00a0-\uffff]{1,320}$/.test(loginHint))
+    throw new BadRequest('login_hint must be at most 320 printable characters')
+  return { returnUrl: query.get('returnUrl') ?? '/', prompt, loginHint }
+}
+
+/** RFC 6749 §3.1: parameters must not be repeated, and those sent without a value count as omitted. */
+function requireSingle(query: URLSearchParams): void {
+  const names = [...query.keys()]
+  const single = new Set(names).size === names.length
+  const complete = ['code', 'iss', 'error', 'state'].every(name => query.get(name) !== '')
+  if (!single || !complete || (!query.has('code') && !query.has('error')))
+    throw new LoginRejected('invalid_response', { detail: 'a parameter of the callback is missing, empty or repeated' })
+}

@@ -1,0 +1,58 @@
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { sameToken } from '../../core/random.ts'
+import type { LogoutFlow } from '../../flows/logout.ts'
+import type { Cookies } from '../cookies.ts'
+import { sendPage } from '../page.ts'
+import { queryOf } from '../query.ts'
+
+/** What the logout's endpoints need. */
+export interface LogoutRouteDeps {
+  logout: LogoutFlow
+  cookies: Cookies
+  postLogoutPath: string
+  /** Paths of the endpoints themselves. */
+  logoutUrl: string
+  continueUrl: string
+}
+
+/** The handlers of `GET /logout`, `POST /logout` and the one-time address that the latter gives. */
+export function createLogoutRoutes(deps: LogoutRouteDeps) {
+  const { logout, cookies, postLogoutPath, logoutUrl, continueUrl } = deps
+
+  return {
+    /** A link alone ends no session: without the session's own logout token a person is asked. */
+    async navigate(request: FastifyRequest, reply: FastifyReply) {
+      if (request.found?.state !== 'live') {
+        cookies.clearSession(reply)
+        return reply.redirect(postLogoutPath, 302)
+      }
+      const { session } = request.found.stored
+      const token = queryOf(request).get('token') ?? ''
+      if (!sameToken(token, session.logoutToken))
+        return sendPage(reply, {
+          status: 200,
+          title: 'Sign out?',
+          text: 'You are about to end your session.',
+          form: { action: logoutUrl, fields: { token: session.logoutToken }, label: 'Sign out' },
+        })
+      const address = await logout.end(session.id)
+      cookies.clearSession(reply)
+      return reply.redirect(address, 302)
+    },
+
+    /** Without a session the answer has the same shape, so that a repeated logout is no error. */
+    async byScript(request: FastifyRequest, reply: FastifyReply) {
+      if (request.found?.state !== 'live') {
+        cookies.clearSession(reply)
+        return { logoutUrl: postLogoutPath }
+      }
+      const handle = await logout.endByScript(request.found.stored.session.id)
+      cookies.clearSession(reply)
+      return { logoutUrl: `${continueUrl}?handle=${handle}` }
+    },
+
+    async continue(request: FastifyRequest, reply: FastifyReply) {
+      return reply.redirect(await logout.continue(queryOf(request).get('handle') ?? ''), 302)
+    },
+  }
+}
