@@ -14,7 +14,7 @@ import { createCookies } from './http/cookies.ts'
 import { createCsrf } from './http/csrf.ts'
 import { createGuard, type GuardedRoute, registerGuarded } from './http/guard.ts'
 import { registerTargetChecks } from './http/listener.ts'
-import { loggerOptions } from './http/logging.ts'
+import { type LogStream, loggerOptions } from './http/logging.ts'
 import { answerParserError, registerProblems } from './http/problem.ts'
 import { registerProxy } from './http/proxy.ts'
 import { registerHealth } from './http/routes/health.ts'
@@ -30,11 +30,12 @@ import { createRedisStore } from './store/redis.ts'
 import { createRedisClient } from './store/redis-client.ts'
 import type { Store } from './store/store.ts'
 
-/** What a gateway is built from; tests bring their own clock, logger and limits. */
+/** What a gateway is built from; tests bring their own clock, log stream and limits. */
 export interface AppOptions {
   config: Config
   clock?: Clock
-  logger?: FastifyBaseLogger
+  /** Takes the log, a JSON object a line; stdout without it. */
+  logStream?: LogStream
   providerLimits?: Partial<FetchLimits>
 }
 
@@ -57,7 +58,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
   const scriptPaths = [config.bffPath, ...config.upstreams.map(upstream => upstream.path)]
 
   const serverOptions = {
-    ...(options.logger ? { loggerInstance: options.logger } : { logger: loggerOptions(config.logLevel) ?? false }),
+    logger: loggerOptions(config.logLevel, options.logStream),
     clientErrorHandler: answerParserError,
     requestTimeout: 120_000,
     http: { headersTimeout: 20_000 },

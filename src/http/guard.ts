@@ -66,6 +66,9 @@ const methods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as 
 export function registerGuarded(app: FastifyInstance, rows: readonly GuardedRoute[], deps: GuardDeps): void {
   const check = createGuard(deps)
   app.decorateRequest('found', null)
+  // No endpoint here takes a body, so none is read, whatever its type.
+  app.removeAllContentTypeParsers()
+  app.addContentTypeParser('*', (_request, _payload, done) => done(null))
   for (const row of rows) {
     app.route({
       method: row.method,

@@ -14,10 +14,18 @@ function describe(error: unknown): Record<string, unknown> {
   return { type: error.name, ...code, ...cause, stack: frames.map(frame => frame.trim()).slice(0, 8) }
 }
 
-/** JSON logs on stdout, with what could hold a secret left out: queries, headers, foreign error messages. */
-export function loggerOptions(level: string): FastifyServerOptions['logger'] {
+/** Where log lines go. */
+export interface LogStream {
+  write(line: string): void
+}
+
+type LoggerOptions = Exclude<FastifyServerOptions['logger'], boolean | undefined>
+
+/** JSON logs with what could hold a secret left out: queries, headers, foreign error messages. */
+export function loggerOptions(level: string, stream?: LogStream): LoggerOptions {
   return {
     level,
+    ...(stream && { stream }),
     base: null,
     timestamp: () => `,"time":"${new Date().toISOString()}"`,
     formatters: { level: label => ({ level: label }) },

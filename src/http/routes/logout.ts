@@ -19,11 +19,19 @@ export interface LogoutRouteDeps {
 export function createLogoutRoutes(deps: LogoutRouteDeps) {
   const { logout, cookies, postLogoutPath, logoutUrl, continueUrl } = deps
 
+  /**
+   * Drops a cookie that names no session. One that was not sent stays: a link on another site comes without the Strict
+   * cookie, and must not log the user out.
+   */
+  const clearDead = (request: FastifyRequest, reply: FastifyReply) => {
+    if (cookies.session(request.headers.cookie) !== null) cookies.clearSession(reply)
+  }
+
   return {
     /** A link alone ends no session: without the session's own logout token a person is asked. */
     async navigate(request: FastifyRequest, reply: FastifyReply) {
       if (request.found?.state !== 'live') {
-        cookies.clearSession(reply)
+        clearDead(request, reply)
         return reply.redirect(postLogoutPath, 302)
       }
       const { session } = request.found.stored
@@ -43,7 +51,7 @@ export function createLogoutRoutes(deps: LogoutRouteDeps) {
     /** Without a session the answer has the same shape, so that a repeated logout is no error. */
     async byScript(request: FastifyRequest, reply: FastifyReply) {
       if (request.found?.state !== 'live') {
-        cookies.clearSession(reply)
+        clearDead(request, reply)
         return { logoutUrl: postLogoutPath }
       }
       const handle = await logout.endByScript(request.found.stored.session.id)

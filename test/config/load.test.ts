@@ -1,0 +1,218 @@
+import { randomBytes } from 'node:crypto'
+import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'tap'
+import { ConfigError, type Environment, loadConfig } from '../../src/config/load.ts'
+import { settings, upstreamSettings } from '../../src/config/settings.ts'
+import { renderReadme } from '../support/docs.ts'
+
+const minimal = { OIDC_ISSUER: 'https://idp.example', OIDC_CLIENT_ID: 'client', OIDC_CLIENT_SECRET: 'canary-secret' }
+const key = () => randomBytes(32).toString('base64')
+const production = {
+  ...minimal,
+  NODE_ENV: 'production',
+  PUBLIC_URL: 'https://app.example',
+  REDIS_URL: 'redis://redis:6379',
+  SESSION_KEYS: key(),
+  UPSTREAM_API_PATH: '/api',
+  UPSTREAM_API_URL: 'http://api:3000',
+}
+
+function faultsOf(environment: Environment): ConfigError {
+  try {
+    loadConfig(environment)
+  } catch (error) {
+    if (error instanceof ConfigError) return error
+    throw error
+  }
+  return new ConfigError([])
+}
+
+test('three variables are enough to start, and the defaults are those that are documented', async t => {
+  const config = loadConfig(minimal)
+  t.match(config, {
+    publicUrl: 'http://localhost:8080',
+    port: 8080,
+    adminHost: '127.0.0.1',
+    adminPort: 9090,
+    bffPath: '/bff',
+    oidcScope: 'openid profile email offline_access',
+    oidcIdTokenAlgs: ['RS256', 'PS256', 'ES256', 'EdDSA'],
+    sessionIdleTimeout: 1800,
+    sessionAbsoluteTimeout: 43_200,
+    sessionCookieName: '__Host-coatcheck',
+    redisUrl: undefined,
+    upstreams: [],
+    production: false,
+  })
+})
+
+test('the README shows what is declared', async t => {
+  const readme = readFileSync('README.md', 'utf8')
+  t.equal(renderReadme(readme), readme, 'npm run docs writes it anew')
+  for (const name of Object.keys(settings)) t.match(readme, `\`${name}\``, name)
+  for (const name of Object.keys(upstreamSettings)) t.match(readme, `UPSTREAM_<NAME>_${name}`, name)
+})
+
+test('every example in the declaration would be accepted', async t => {
+  for (const [name, setting] of [...Object.entries(settings), ...Object.entries(upstreamSettings)]) {
+    // These examples say where a value comes from.
+    if (['SESSION_KEYS', 'SPA_DIR', 'REDIS_CA_FILE'].includes(name)) continue
+    t.ok(setting.type.safeParse(setting.example).success, `${name}=${setting.example}`)
+  }
+})
+
+test('all faults are told together, each with its variable and an example', async t => {
+  const { faults, message } = faultsOf({
+    OIDC_ISSUER: 'not a url',
+    OIDC_CLIENT_ID: 'client',
+    PORT: '99999',
+    SESSION_IDLE_TIMEOUT: 'soon',
+    UPSTREAM_API_PATH: 'api',
+  })
+  const variables = faults.map(fault => fault.variable).sort()
+  t.same(variables, [
+    'OIDC_CLIENT_SECRET',
+    'OIDC_ISSUER',
+    'PORT',
+    'SESSION_IDLE_TIMEOUT',
+    'UPSTREAM_API_PATH',
+    'UPSTREAM_API_URL',
+  ])
+  t.match(message, 'for example SESSION_IDLE_TIMEOUT=30m')
+})
+
+// A typing error in a security setting must not quietly leave the default in force.
+test('an unknown variable under a guarded prefix is a fault with a suggestion', async t => {
+  const cases: [string, string][] = [
+    ['SESSION_IDLE_TIMEOUTS', 'SESSION_IDLE_TIMEOUT'],
+    ['OIDC_CLIENTID', 'OIDC_CLIENT_ID'],
+    ['OIDC_CLIENT_SECRET_FIEL', 'OIDC_CLIENT_SECRET_FILE'],
+    ['UPSTREAM_API_PTAH', 'UPSTREAM_API_PATH'],
+  ]
+  const sound = { ...minimal, UPSTREAM_API_PATH: '/api', UPSTREAM_API_URL: 'http://api' }
+  for (const [given, meant] of cases)
+    t.match(faultsOf({ ...sound, [given]: 'x' }).message, `${given} is not known; did you mean ${meant}?`)
+  t.match(faultsOf({ ...minimal, OIDC_QQQQQQQQQQQQQQQQ: 'x' }).message, /OIDC_Q+ is not known$/m, 'nothing is near')
+  t.equal(faultsOf({ ...minimal, PATH: '/bin', HOME: '/root', REDIS_PORT: 'tcp://x' }).faults.length, 0, 'others pass')
+})
+
+test('a secret is never repeated, whatever is wrong with it', async t => {
+  const canary = 'canary-in-a-fault'
+  const { message } = faultsOf({
+    ...minimal,
+    SESSION_KEYS: canary,
+    REDIS_URL: `http://user:${canary}@redis`,
+    OIDC_ISSUER: `https://user:${canary}@idp.example`,
+  })
+  t.match(message, 'SESSION_KEYS')
+  t.match(message, 'REDIS_URL')
+  t.match(message, 'OIDC_ISSUER')
+  t.notMatch(message, canary)
+})
+
+test('sealing keys must be random 32-byte keys', async t => {
+  const bad = {
+    'one byte short': randomBytes(31).toString('base64'),
+    'one byte long': randomBytes(33).toString('base64'),
+    'all zeros': Buffer.alloc(32).toString('base64'),
+    'a repeated letter': Buffer.alloc(32, 'k').toString('base64'),
+    'not base64': '!'.repeat(44),
+    'hex in the place of base64': randomBytes(32).toString('hex'),
+    'one good, one bad': `${key()},${randomBytes(31).toString('base64')}`,
+  }
+  for (const [name, keys] of Object.entries(bad)) {
+    const { faults, message } = faultsOf({ ...minimal, SESSION_KEYS: keys })
+    t.equal(faults[0]?.variable, 'SESSION_KEYS', name)
+    t.notMatch(message, keys, 'and is not printed')
+  }
+  t.equal(loadConfig({ ...minimal, SESSION_KEYS: `${key()}, ${key()}` }).sessionKeys?.length, 2)
+})
+
+test('a secret comes from a file, less one final newline', async t => {
+  const file = join(mkdtempSync(join(tmpdir(), 'coatcheck-')), 'secret')
+  writeFileSync(file, 'from a file\n\n')
+  const { OIDC_CLIENT_SECRET: _, ...rest } = minimal
+  t.equal(loadConfig({ ...rest, OIDC_CLIENT_SECRET_FILE: file }).oidcClientSecret, 'from a file\n')
+  t.match(faultsOf({ ...minimal, OIDC_CLIENT_SECRET_FILE: file }).message, 'OIDC_CLIENT_SECRET is given twice')
+  t.match(faultsOf({ ...rest, OIDC_CLIENT_SECRET_FILE: '/nowhere' }).message, 'OIDC_CLIENT_SECRET cannot be read')
+})
+
+test('lifetimes must make sense', async t => {
+  for (const bad of ['0', '-5m', '1.5h', '5 m', '30min', '1e3', 'Infinity', ''.padEnd(12, '9')])
+    t.equal(faultsOf({ ...minimal, SESSION_IDLE_TIMEOUT: bad }).faults[0]?.variable, 'SESSION_IDLE_TIMEOUT', bad)
+  const order = faultsOf({ ...minimal, SESSION_IDLE_TIMEOUT: '13h' })
+  t.match(order.message, 'must not be longer than SESSION_ABSOLUTE_TIMEOUT')
+  t.equal(loadConfig({ ...minimal, SESSION_IDLE_TIMEOUT: '90' }).sessionIdleTimeout, 90)
+  t.equal(loadConfig({ ...minimal, SESSION_ABSOLUTE_TIMEOUT: '7d' }).sessionAbsoluteTimeout, 604_800)
+})
+
+test('upstreams are named by their variables, underscores included', async t => {
+  const config = loadConfig({
+    ...minimal,
+    UPSTREAM_API_PATH: '/api',
+    UPSTREAM_API_URL: 'http://api:3000/v1',
+    UPSTREAM_ORDER_ITEMS_PATH: '/orders',
+    UPSTREAM_ORDER_ITEMS_URL: 'https://orders.internal',
+  })
+  t.same(
+    config.upstreams.map(({ name, path, url }) => [name, path, url.href]),
+    [
+      ['api', '/api', 'http://api:3000/v1'],
+      ['order_items', '/orders', 'https://orders.internal/'],
+    ],
+  )
+})
+
+test('routes that overlap the gateway or each other are refused', async t => {
+  const upstream = (path: string, other = '/other') => ({
+    ...minimal,
+    UPSTREAM_A_PATH: path,
+    UPSTREAM_A_URL: 'http://a',
+    UPSTREAM_B_PATH: other,
+    UPSTREAM_B_URL: 'http://b',
+  })
+  t.match(faultsOf(upstream('/same', '/same')).message, 'is also the path of upstream a')
+  t.match(faultsOf(upstream('/bff/api')).message, 'lies under BFF_PATH')
+  t.match(faultsOf({ ...upstream('/x'), BFF_PATH: '/x/bff' }).message, 'covers BFF_PATH')
+  for (const path of ['api', '/api/', '/a//b', '/../api', '/a/./b', '/a%2fb', '/a?b', '/a b'])
+    t.equal(faultsOf(upstream(path)).faults[0]?.variable, 'UPSTREAM_A_PATH', path)
+  for (const url of ['api:3000', 'ftp://api', 'http://user:pw@api', 'http://api?x=1', 'http://api#x'])
+    t.equal(faultsOf({ ...upstream('/a'), UPSTREAM_A_URL: url }).faults[0]?.variable, 'UPSTREAM_A_URL', url)
+  t.equal(faultsOf(upstream('/api', '/api/admin')).faults.length, 0, 'one below another is fine')
+})
+
+test('production takes no shortcuts', async t => {
+  t.equal(faultsOf(production).faults.length, 0)
+  const cases: [Environment, string][] = [
+    [{ REDIS_URL: '' }, 'REDIS_URL'],
+    [{ SESSION_KEYS: '' }, 'SESSION_KEYS'],
+    [{ PUBLIC_URL: 'http://app.example' }, 'PUBLIC_URL'],
+    [{ OIDC_ISSUER: 'http://idp.example' }, 'OIDC_ISSUER'],
+    [{ OIDC_DISCOVERY_URL: 'http://idp.example/x' }, 'OIDC_DISCOVERY_URL'],
+    [{ UPSTREAM_API_PATH: '', UPSTREAM_API_URL: '' }, 'UPSTREAM_API_PATH'],
+  ]
+  for (const [change, variable] of cases) {
+    const { faults } = faultsOf({ ...production, ...change })
+    t.ok(
+      faults.some(fault => fault.variable === variable),
+      variable,
+    )
+  }
+  const loopback = { PUBLIC_URL: 'http://localhost:8080', OIDC_ISSUER: 'http://idp.localhost:9080' }
+  t.equal(faultsOf({ ...production, ...loopback }).faults.length, 0, 'plain http that stays on the machine is fine')
+})
+
+test('the authorization request cannot be bent by fixed parameters', async t => {
+  for (const name of ['state', 'nonce', 'redirect_uri', 'code_challenge', 'scope', 'response_type'])
+    t.match(faultsOf({ ...minimal, OIDC_AUTHORIZE_PARAMS: `${name}=x` }).message, `must not set ${name}`)
+  const config = loadConfig({ ...minimal, OIDC_AUTHORIZE_PARAMS: 'audience=https://api?a=b, domain_hint=x' })
+  t.same(
+    [...config.oidcAuthorizeParams],
+    [
+      ['audience', 'https://api?a=b'],
+      ['domain_hint', 'x'],
+    ],
+  )
+})
