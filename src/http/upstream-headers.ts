@@ -12,7 +12,7 @@ export interface ForwardedAs {
  * gateway may set them (RFC 9700 §4.13). Compared with `_` read as `-`, since many servers cannot tell them apart.
  */
 const claimed =
-  /^(cookie2?|.*authorization|dpop|forwarded|via|(x-)?real-ip|(x-|true-|cf-connecting-|fastly-|x-cluster-)?client-ip|cf-connecting-ip|(x-)?remote-.*|x-(access|id|refresh)-token|x-(forwarded|original|rewrite|host|user|auth|authenticated|email|groups?|roles?|claims?|jwt|token|identity|principal|subject|tenant|consumer|credential|envoy|goog|ms-client|amzn-oidc|csrf|activity|http-method|method)(-.*)?)$/
+  /^(cookie2?|.*authorization|dpop|forwarded|via|(x-)?real-ip|(x-|true-|cf-connecting-|fastly-|x-cluster-)?client-ip|cf-connecting-ip|(x-)?remote-.*|x-(access|id|refresh)-token|x-(forwarded|original|rewrite|host|user|username|userid|auth|authenticated|email|groups?|roles?|claims?|jwt|token|identity|principal|subject|tenant|consumer|credential|envoy|goog|ms-client|amzn-oidc|csrf|activity|http-method|method)(-.*)?)$/
 
 /** Headers of one connection only (RFC 9110 §7.6.1); what `Connection` names is dropped before this is asked. */
 const hopByHop = new Set([
