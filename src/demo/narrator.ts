@@ -30,7 +30,7 @@ interface ApiVisit {
 const gatewaySteps: Record<string, string> = {
   '/bff/login': 'off to the provider',
   '/bff/callback': 'code traded for tokens, ticket handed out',
-  '/bff/user': 'claims, no token',
+  '/bff/user': 'tells who is signed in, no token',
   '/bff/logout': 'ticket torn up, on to the provider',
 }
 

@@ -53,6 +53,7 @@ form .primary { margin-top: 1.5rem; }
 }
 .fault { margin: 0 0 1rem; padding: 0.7rem 0.9rem; border-radius: 0.6rem; background: var(--fault-page); color: var(--fault); }
 .hint { margin: 1.5rem 0 0; padding-top: 1.25rem; border-top: 1px solid var(--line); color: var(--soft); font-size: 0.9rem; }
+.user { white-space: nowrap; }
 .hint a { color: var(--accent); }
 code { padding: 0.05em 0.35em; border-radius: 0.3em; background: var(--page); color: var(--ink); font-size: 0.95em; }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }

@@ -60,7 +60,7 @@ export function signInPage({ uid, clientHost, login, password, fault }: SignInVi
     </form>
     <p class="hint">Users of this demo: ${demoAccounts.map(
       ({ username, password }, at) =>
-        html`${at > 0 && ', '}<code>${username}</code> with password <code>${password}</code>`,
+        html`${at > 0 && ', '}<span class="user"><code>${username}</code> with password <code>${password}</code></span>`,
     )}.</p>`,
   )
 }

@@ -15,7 +15,7 @@ let signedInName
 let logoutUrl
 let asking = false
 
-const countdown = createCountdown(() => refresh({ slide: false }))
+const countdown = createCountdown(() => refresh({ passive: true }))
 const callPanel = createCallPanel({
   onAnswer() {
     countdown.slide()
@@ -51,11 +51,13 @@ function showSignedOut({ code, loginUrl } = {}) {
 }
 
 /** Asks the gateway who is signed in, until it knows. An outage leaves the page as it is. */
-async function refresh({ slide }) {
+async function refresh({ passive }) {
   if (asking) return
   asking = true
+  // Nobody signed in yet is no error, and browsers put every 401 on the console; the end of a session has a reason.
+  const path = signedInName === undefined ? '/bff/user?anonymous=200' : '/bff/user'
   for (let attempt = 0; ; attempt += 1) {
-    const answer = await ask(slide ? '/bff/user' : '/bff/user?slide=false')
+    const answer = await ask(path, { passive })
     if (answer.ok && answer.body.user) showSignedIn(answer.body)
     else if (answer.ok || answer.status === 401) showSignedOut(answer.body)
     else if (!isOutage(answer))
@@ -76,10 +78,10 @@ byId('look-again').addEventListener('click', showHoldings)
 
 // Back from another tab, or from the browser's back-forward cache, the session may have ended meanwhile.
 document.addEventListener('visibilitychange', () => {
-  if (document.visibilityState === 'visible') refresh({ slide: false })
+  if (document.visibilityState === 'visible') refresh({ passive: true })
 })
 addEventListener('pageshow', event => {
-  if (event.persisted) refresh({ slide: false })
+  if (event.persisted) refresh({ passive: true })
 })
 
-refresh({ slide: true })
+refresh({ passive: false })

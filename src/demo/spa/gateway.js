@@ -2,12 +2,14 @@
  * One request to the gateway. Never throws: status 0 means that there was no answer at all.
  *
  * @param {string} path
- * @param {{ method?: string, json?: unknown }} [options]
+ * @param {{ method?: string, json?: unknown, passive?: boolean }} [options]
+ *   `passive`: no user stands behind it, so it does not keep the session alive
  */
-export async function ask(path, { method = 'GET', json } = {}) {
+export async function ask(path, { method = 'GET', json, passive = false } = {}) {
   const startedAt = performance.now()
   const headers = { accept: 'application/json', 'X-CSRF': '1' }
   if (json !== undefined) headers['content-type'] = 'application/json'
+  if (passive) headers['X-Activity'] = 'passive'
   try {
     const response = await fetch(path, { method, headers, body: JSON.stringify(json), cache: 'no-store' })
     const text = await response.text()
