@@ -137,7 +137,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
     { method: 'GET',  path: endpoint('callback'),        csrf: 'navigation', session: 'none',     slides: false, forPeople: true,  handler: loginRoutes.callback },
     { method: 'GET',  path: endpoint('login/failed'),    csrf: 'navigation', session: 'optional', slides: false, forPeople: true,  handler: loginRoutes.failed },
     { method: 'GET',  path: endpoint('user'),            csrf: 'header',     session: 'optional', slides: true,  forPeople: false, handler: user },
-    { method: 'GET',  path: endpoint('logout'),          csrf: 'none',       session: 'optional', slides: false, forPeople: true,  handler: logoutRoutes.navigate },
+    { method: 'GET',  path: endpoint('logout'),          csrf: 'no-prefetch', session: 'optional', slides: false, forPeople: true,  handler: logoutRoutes.navigate },
     { method: 'POST', path: endpoint('logout'),          csrf: 'header',     session: 'optional', slides: false, forPeople: false, handler: logoutRoutes.byScript },
     { method: 'GET',  path: endpoint('logout/continue'), csrf: 'navigation', session: 'none',     slides: false, forPeople: true,  handler: logoutRoutes.continue },
   ]

@@ -57,9 +57,13 @@ function onlyToken(header: string | undefined, name: string): string | null {
   return values.length === 1 && value !== undefined && isRandomToken(value) ? value : null
 }
 
+/**
+ * Only the blank between two pairs is dropped (RFC 6265 §4.2.1). `trim` would also drop U+00A0, and a neighbour under the
+ * same domain may well set a cookie that is named `__Host-…` but for that character in front.
+ */
 function pairs(header: string | undefined): [name: string, value: string][] {
   return (header ?? '').split(';').map(pair => {
     const equals = pair.indexOf('=')
-    return equals < 0 ? ['', pair] : [pair.slice(0, equals).trimStart(), pair.slice(equals + 1)]
+    return equals < 0 ? ['', pair] : [pair.slice(0, equals).replace(/^ +/, ''), pair.slice(equals + 1)]
   })
 }

@@ -1,7 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
 /** How a route makes sure that a request comes from the application itself, or from a person who navigates. */
-export type CsrfRule = 'none' | 'header' | 'navigation'
+export type CsrfRule = 'none' | 'header' | 'navigation' | 'no-prefetch'
 
 /** The rules, judged on headers alone: no side effect and no store command comes before them. */
 export interface Csrf {
@@ -26,14 +26,22 @@ export function createCsrf(options: { origin: string }): Csrf {
   return {
     refusal(rule, headers) {
       if (rule === 'none') return null
+      if (rule === 'no-prefetch') return prefetch(headers)
       return rule === 'header' ? header(headers) : navigation(headers)
     },
   }
 }
 
+/** A link that is only looked at ahead must not act. */
+function prefetch(headers: IncomingHttpHeaders): string | null {
+  const prefetched = headers['sec-purpose'] !== undefined || headers.purpose === 'prefetch'
+  return prefetched ? 'the page is only being prefetched' : null
+}
+
 /** Only a person who goes there: no frame, no image, no prefetch (OWASP ASVS 3.5.1, 7.6.2). */
 function navigation(headers: IncomingHttpHeaders): string | null {
-  if (headers['sec-purpose'] !== undefined || headers.purpose === 'prefetch') return 'the page is only being prefetched'
+  const prefetched = prefetch(headers)
+  if (prefetched !== null) return prefetched
   const { 'sec-fetch-mode': mode, 'sec-fetch-dest': destination } = headers
   if (mode !== undefined && mode !== 'navigate') return 'the request is not a navigation'
   if (destination !== undefined && destination !== 'document') return 'the request is not a top-level navigation'

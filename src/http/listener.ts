@@ -12,7 +12,10 @@ export function registerTargetChecks(app: FastifyInstance, options: { publicOrig
     const target = request.raw.url ?? ''
     if (!target.startsWith('/') || target.startsWith('//') || target.includes('\\'))
       throw new BadRequest('The request target must be a path.')
-    if (https && request.headers['x-forwarded-proto'] === 'http')
-      throw new BadRequest('This application is only served over https.')
+    const scheme = String(request.headers['x-forwarded-proto'] ?? '')
+      .split(',')[0]
+      ?.trim()
+      .toLowerCase()
+    if (https && scheme === 'http') throw new BadRequest('This application is only served over https.')
   })
 }

@@ -29,21 +29,27 @@ a:focus-visible, button:focus-visible { outline: .2rem solid var(--ink); outline
 
 const styleHash = createHash('sha256').update(style).digest('base64')
 
-/** Nothing but the one style sheet; the page loads nothing, runs nothing and fits in no frame. */
-const contentSecurityPolicy = [
-  "default-src 'none'",
-  `style-src 'sha256-${styleHash}'`,
-  "form-action 'self'",
-  "base-uri 'none'",
-  "frame-ancestors 'none'",
-].join('; ')
+/**
+ * Nothing but the one style sheet; the page loads nothing, runs nothing and fits in no frame. A form's answer redirects
+ * to the provider and from there to who knows where, and Chromium holds `form-action` against every hop: a page with a
+ * form goes without, all else may send none.
+ */
+function contentSecurityPolicy({ form }: Page): string {
+  return [
+    "default-src 'none'",
+    `style-src 'sha256-${styleHash}'`,
+    ...(form === undefined ? ["form-action 'none'"] : []),
+    "base-uri 'none'",
+    "frame-ancestors 'none'",
+  ].join('; ')
+}
 
 /** Sends a page. */
 export function sendPage(reply: FastifyReply, page: Page): FastifyReply {
   return reply
     .code(page.status)
     .type('text/html; charset=utf-8')
-    .header('content-security-policy', contentSecurityPolicy)
+    .header('content-security-policy', contentSecurityPolicy(page))
     .send(render(page))
 }
 

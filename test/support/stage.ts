@@ -1,6 +1,6 @@
 import type { Test } from 'tap'
-import { type BrowserResponse, createBrowser, type Navigation, type TestBrowser } from './browser.ts'
 import { type CookieJar, createJar } from './browser/jar.ts'
+import { type BrowserResponse, createBrowser, type Navigation, type TestBrowser } from './browser.ts'
 import { createClock, type ManualClock } from './clock.ts'
 import { startGateway, type TestGateway } from './gateway.ts'
 import { login, throughProvider } from './login.ts'
@@ -19,6 +19,8 @@ export interface StageOptions {
   provider?: ProviderOptions
   /** Sessions live in the gateway's memory and go by the stage's clock. Redis runs all the same, empty. */
   memory?: boolean
+  /** Folder in which Redis keeps its data through a restart. */
+  redisDir?: string
 }
 
 /** A gateway with everything around it, and an eye on what must never happen. */
@@ -50,8 +52,13 @@ export interface Stage {
 export async function startStage(t: Test, options: StageOptions = {}): Promise<Stage> {
   const clock = createClock()
   const provider = await startProvider({ clock, ...options.provider })
-  const redis = await startRedis()
+  const redis = await startRedis(options.redisDir === undefined ? {} : { dir: options.redisDir })
   const upstream = await startUpstream()
+  // No echo: it would repeat the access token, which is the upstream's to know and not the browser's.
+  upstream.respond = ({ method, url }, res) => {
+    res.writeHead(200, { 'content-type': 'application/json' })
+    res.end(JSON.stringify({ method, url }))
+  }
   const evil = await startEvil()
   const gateway = await startGateway({
     provider,
@@ -69,6 +76,7 @@ export async function startStage(t: Test, options: StageOptions = {}): Promise<S
     await gateway.close()
     await Promise.all([provider.close(), upstream.close(), evil.close(), redis.stop()])
   })
+  await linked(gateway)
 
   const answers: BrowserResponse[] = []
   const jars: CookieJar[] = []
@@ -76,11 +84,11 @@ export async function startStage(t: Test, options: StageOptions = {}): Promise<S
   t.afterEach(async () => {
     const lines = gateway.log.slice(linesRead)
     linesRead = gateway.log.length
+    const secrets = secretsOf(provider, jars)
     const faults = [
-      ...answers.splice(0).flatMap(answer => faultsOfAnswer(answer, secretsOf(provider, jars))),
-      ...faultsOfText('the log', lines.join(''), secretsOf(provider, jars)),
-      ...faultsOfText('an upstream request', upstream.rawText(), cookieValues(jars)),
-      ...(await faultsOfRedis(redis, secretsOf(provider, jars))),
+      ...answers.splice(0).flatMap(answer => faultsOfAnswer(answer, secrets)),
+      ...faultsOfText('the log', lines.join(''), secrets),
+      ...(await faultsOfRedis(redis, secrets)),
       ...(upstream.rawText().includes('__Host-') ? ['an upstream saw a cookie of the gateway'] : []),
       ...(evil.connections > 0 ? [`the attacker was called: ${evil.rawText()}`] : []),
       ...provider.errors.map(error => `the provider failed: ${error.message}`),
@@ -104,8 +112,9 @@ export async function startStage(t: Test, options: StageOptions = {}): Promise<S
     },
     loggedIn: async user => {
       const browser = stage.browser()
-      await login(browser, gateway.url, provider, { user, returnUrl: '/welcome' })
-      if (browser.jar.get(sessionCookie) === undefined) throw new Error(`${user} could not log in`)
+      const end = await login(browser, gateway.url, provider, { user, returnUrl: '/welcome' })
+      if (browser.jar.get(sessionCookie) === undefined)
+        throw new Error(`${user} could not log in: ${end.status} ${end.url} ${gateway.log.slice(-3).join('')}`)
       return browser
     },
     pendingCallback: async (browser, user, params = {}) => {
@@ -144,6 +153,15 @@ export function hopOf(page: BrowserResponse): string | undefined {
   return /<meta http-equiv="refresh" content="0; url=([^"]*)">/.exec(page.text)?.[1]?.replaceAll('&#38;', '&')
 }
 
+/** Waits until a gateway has reached its store; before that it answers 503. */
+export async function linked(gateway: TestGateway): Promise<void> {
+  const isLinked = async () => {
+    const answer = await createBrowser().get(`${gateway.internalUrl}/readyz`)
+    return answer.json<{ checks: { store: string } }>().checks.store === 'ok'
+  }
+  if (!(await eventually(isLinked))) throw new Error('the gateway cannot reach its store')
+}
+
 /** Waits, in bounded time, for what happens in the background. */
 export async function eventually(holds: () => boolean | Promise<boolean>, timeoutMs = 5000): Promise<boolean> {
   const limit = Date.now() + timeoutMs
@@ -164,7 +182,7 @@ function watch(browser: TestBrowser, see: (response: BrowserResponse) => void): 
     return navigation
   }
   return {
-    jar: browser.jar,
+    ...browser,
     request: async (...args) => seen(await browser.request(...args)),
     get: async (...args) => seen(await browser.get(...args)),
     post: async (...args) => seen(await browser.post(...args)),
@@ -202,13 +220,16 @@ function faultsOfAnswer(answer: BrowserResponse, secrets: string[]): string[] {
   if (/^(\/\/|\/\\)/.test(answer.headers.location ?? '')) faults.push(`${where} leads away: ${answer.headers.location}`)
   const own = new URL(answer.url).pathname.startsWith('/bff/') || answer.rawSetCookie.length > 0
   if (own && answer.headers['cache-control'] !== 'no-store') faults.push(`${where} may be stored`)
-  if (own && answer.headers['referrer-policy'] !== 'no-referrer') faults.push(`${where} tells the next site its address`)
+  if (own && answer.headers['referrer-policy'] !== 'no-referrer')
+    faults.push(`${where} tells the next site its address`)
   if (own && answer.headers['x-content-type-options'] !== 'nosniff') faults.push(`${where} may be sniffed`)
   return faults
 }
 
 function faultsOfText(where: string, text: string, secrets: string[]): string[] {
-  return secrets.filter(secret => text.includes(secret)).map(secret => `${where} holds a secret: ${secret.slice(0, 8)}…`)
+  return secrets
+    .filter(secret => text.includes(secret))
+    .map(secret => `${where} holds a secret: ${secret.slice(0, 8)}…`)
 }
 
 async function faultsOfRedis(redis: TestRedis, secrets: string[]): Promise<string[]> {
