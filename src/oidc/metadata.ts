@@ -47,18 +47,23 @@ function check(document: unknown, issuer: string): Metadata {
   const metadata = document as Record<string, unknown>
   // A lenient comparison would let one provider speak for another (Discovery §4.3).
   if (metadata.issuer !== issuer) throw unusable('the issuer of the metadata is not OIDC_ISSUER, to the letter')
-  for (const name of required) {
-    if (!isUsable(metadata[name], issuer)) throw unusable(`the metadata gives no usable ${name} (https is required)`)
+  const given = [...required, ...optional.filter(name => metadata[name] !== undefined)]
+  const endpoints = given.map(name => {
+    const address = metadata[name]
+    if (!isUsable(address, issuer)) throw unusable(`the metadata gives no usable ${name} (https is required)`)
+    // As it will be spelled when it is called.
+    return [name, new URL(address).href]
+  })
+  // Nothing else of the document is passed on: its types, sizes and promises are the provider's.
+  return {
+    ...Object.fromEntries(endpoints),
+    issuer,
+    authorization_response_iss_parameter_supported: Boolean(metadata.authorization_response_iss_parameter_supported),
   }
-  for (const name of optional) {
-    if (metadata[name] !== undefined && !isUsable(metadata[name], issuer))
-      throw unusable(`the metadata gives no usable ${name} (https is required)`)
-  }
-  return metadata as unknown as Metadata
 }
 
 /** https, or plain http for a provider that is itself on plain http: on this machine, or on its own host in development. */
-function isUsable(endpoint: unknown, issuer: string): boolean {
+function isUsable(endpoint: unknown, issuer: string): endpoint is string {
   if (typeof endpoint !== 'string' || !URL.canParse(endpoint)) return false
   const url = new URL(endpoint)
   if (url.protocol === 'https:') return true

@@ -1,5 +1,5 @@
 import * as client from 'openid-client'
-import type { Clock } from '../core/clock.ts'
+import { type Clock, systemClock } from '../core/clock.ts'
 import { LoginRejected } from '../core/errors.ts'
 import type { Revocation } from '../core/events.ts'
 import type { Claims, Identity } from '../core/session.ts'
@@ -72,6 +72,9 @@ export interface Provider {
   ready(): Promise<void>
 }
 
+/** Of lists and objects in a claim. */
+const maximumDepth = 32
+
 /** Connects to a provider. Nothing is fetched before it is needed. */
 export function createProvider(options: ProviderOptions): Provider {
   const { issuer, clientId, fetch, clock } = options
@@ -83,7 +86,12 @@ export function createProvider(options: ProviderOptions): Provider {
   const configure = (server: Metadata, fetchWith: ProviderFetch): client.Configuration => {
     // The provider does not choose which algorithms are good enough.
     const pinned = { ...server, id_token_signing_alg_values_supported: [...options.idTokenAlgorithms] }
-    const configuration = new client.Configuration(pinned, clientId, {}, authenticate(options.clientSecret))
+    // One clock for all checks; of those of a token's times, the stricter in id-token.ts decides.
+    const times = {
+      [client.clockSkew]: Math.round((clock.now() - systemClock.now()) / 1000),
+      [client.clockTolerance]: 60,
+    }
+    const configuration = new client.Configuration(pinned, clientId, times, authenticate(options.clientSecret))
     configuration[client.customFetch] = fetchWith as client.CustomFetch
     // The endpoints were judged when the metadata came in; this only lifts a second, blunter check.
     if (issuer.startsWith('http:')) client.allowInsecureRequests(configuration)
@@ -168,14 +176,17 @@ export function createProvider(options: ProviderOptions): Provider {
 async function noteTokens(response: Response, onRedeemed: (token: string) => void): Promise<void> {
   const body: unknown = await response.json().catch(() => null)
   const { refresh_token, access_token } = (body ?? {}) as Record<string, unknown>
-  const token = refresh_token ?? access_token
-  if (response.status === 200 && typeof token === 'string' && token !== '') onRedeemed(token)
+  const token = [refresh_token, access_token].find(each => typeof each === 'string' && each !== '')
+  if (token !== undefined) onRedeemed(token as string)
 }
 
 function tokenResponse(wire: client.TokenEndpointResponse): TokenResponse {
   // An upstream would not understand a DPoP-bound token in the place of a bearer token (RFC 6750 §2.1).
   if (wire.token_type !== 'bearer')
     throw new LoginRejected('invalid_response', { detail: 'the token_type is not Bearer' })
+  // It becomes part of a header (RFC 6749 Appendix A.12, RFC 6750 §2.1).
+  if (!/^[\x21-\x7e]+$/.test(wire.access_token))
+    throw new LoginRejected('invalid_response', { detail: 'the access token does not fit a header' })
   return {
     accessToken: wire.access_token,
     expiresIn: wire.expires_in,
@@ -193,6 +204,18 @@ function identityOf(idToken: IdTokenClaims, claims: Claims): Identity {
   }
 }
 
+/** @throws {LoginRejected} when a claim nests so deep that whoever serialises it later may run out of stack */
 function pick(claims: Claims, names: readonly string[]): Claims {
-  return Object.fromEntries(names.filter(name => Object.hasOwn(claims, name)).map(name => [name, claims[name]]))
+  const kept = Object.fromEntries(names.filter(name => Object.hasOwn(claims, name)).map(name => [name, claims[name]]))
+  for (const name of Object.keys(kept))
+    if (!nestsWithin(kept[name], maximumDepth))
+      throw new LoginRejected('invalid_response', {
+        detail: `the claim ${name} nests deeper than ${maximumDepth} levels`,
+      })
+  return kept
+}
+
+function nestsWithin(value: unknown, levels: number): boolean {
+  if (typeof value !== 'object' || value === null) return true
+  return levels > 0 && Object.values(value).every(member => nestsWithin(member, levels - 1))
 }

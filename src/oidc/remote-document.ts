@@ -75,6 +75,8 @@ export function createRemoteDocument<T>(options: {
   return {
     get,
     async refresh() {
+      // Whoever comes while a new version is on its way waits for it: the one at hand is the one that did not do.
+      if (underWay !== undefined) return underWay
       if (clock.now() - refreshedAt < rules.refreshCooldownMs) return get()
       refreshedAt = clock.now()
       return fetchNow()

@@ -1,5 +1,5 @@
 import type { Test } from 'tap'
-import { type BrowserResponse, createBrowser, type TestBrowser } from './browser.ts'
+import { type BrowserResponse, createBrowser, createJar, type TestBrowser } from './browser.ts'
 import { createClock, type ManualClock } from './clock.ts'
 import { type GatewayOptions, startGateway, type TestGateway } from './gateway.ts'
 import { type ProviderOptions, startProvider, type TestProvider } from './provider.ts'
@@ -21,6 +21,8 @@ export interface Refusal {
   revoked?: 'refresh token' | 'access token' | 'nothing'
   /** Whether UserInfo may have been asked: never with a token whose ID token is not verified yet. */
   userInfo?: boolean
+  /** What has to happen before an honest login works again, e.g. the end of a cooldown. */
+  recover?: () => void
 }
 
 /** One login, as far as it got. */
@@ -40,7 +42,7 @@ export interface House {
   readonly redis: TestRedis
   /** The time of gateway and provider; a day ahead of the machine, so that only the gateway's own clock decides. */
   readonly clock: ManualClock
-  /** Logs in with a new browser, nothing is asserted. */
+  /** Logs in with a browser that is new to the gateway, though not to the provider; nothing is asserted. */
   attempt(): Promise<Attempt>
   /** Logs in while the provider misbehaves as arranged: the login is refused, leaves no trace, and an honest one then works. */
   refuses(t: Test, name: string, arrange: (provider: TestProvider) => unknown, refusal?: Refusal): Promise<void>
@@ -85,14 +87,18 @@ export async function startHouse(t: Test, options: HouseOptions = {}): Promise<H
     await redis.client.flushdb()
   }
 
+  let atProvider = createJar()
   const attempt = async (): Promise<Attempt> => {
-    const browser = createBrowser({ origin: gateway.url })
-    const { chain } = await browser.navigate('/bff/login?returnUrl=/welcome')
+    const browser = createBrowser({ origin: gateway.url, jar: atProvider.clone() })
+    const stopBefore = (url: URL) => url.pathname === '/welcome'
+    const { chain } = await browser.navigate('/bff/login?returnUrl=/welcome', { stopBefore })
+    if (atProvider.list().length === 0) {
+      atProvider = browser.jar.clone()
+      for (const { name, host } of atProvider.list()) if (host === 'localhost') atProvider.delete(name, host)
+    }
     const answers = chain.filter(each => each.url.startsWith(`${gateway.url}/bff/`))
     return { browser, answers, answer: answers.at(-1) as BrowserResponse }
   }
-
-  const opened = ({ answer }: Attempt) => answer.status === 303
 
   /** Sentences about what does not hold of a refused login. */
   const faultsOfRefusal = async ({ browser, answers, answer }: Attempt, refusal: Refusal): Promise<string[]> => {
@@ -134,7 +140,8 @@ export async function startHouse(t: Test, options: HouseOptions = {}): Promise<H
     const header = `Bearer ${[...provider.issued.accessTokens][0]}`
     if (call.status !== 200 || upstream.requests.at(-1)?.headers.authorization !== header)
       faults.push(`a call to the API answers ${call.status}, or went without the token`)
-    if (ttls.length !== 1 || ttls.some(ttl => ttl <= 0)) faults.push('Redis holds something else than one mortal session')
+    if (ttls.length !== 1 || ttls.some(ttl => ttl <= 0))
+      faults.push('Redis holds something else than one mortal session')
     return faults
   }
 
@@ -158,12 +165,14 @@ export async function startHouse(t: Test, options: HouseOptions = {}): Promise<H
   const isRevoked = async (which: 'refresh token' | 'access token') => {
     const { refreshTokens, accessTokens } = provider.issued
     const [token] = which === 'refresh token' ? refreshTokens : accessTokens
-    const told = () => provider.revocations().some(({ form, answered }) => form.get('token') === token && answered === 200)
+    const told = () =>
+      provider.revocations().some(({ form, answered }) => form.get('token') === token && answered === 200)
     return token !== undefined && (await eventually(told))
   }
 
-  const honestly = async (t: Test, name: string) => {
+  const honestly = async (t: Test, name: string, { recover }: Refusal) => {
     await reset()
+    recover?.()
     t.strictSame(await faultsOfSession(await attempt()), [], `an honest login works after: ${name}`)
   }
 
@@ -180,7 +189,7 @@ export async function startHouse(t: Test, options: HouseOptions = {}): Promise<H
       await reset()
       await arrange(provider)
       t.strictSame(await faultsOfRefusal(await attempt(), refusal), [], `refused: ${name}`)
-      await honestly(t, name)
+      await honestly(t, name, refusal)
     },
     async accepts(t, name, arrange = () => undefined) {
       await reset()
@@ -193,18 +202,19 @@ export async function startHouse(t: Test, options: HouseOptions = {}): Promise<H
       await reset()
       await arrange(provider)
       const attempted = await attempt()
-      const faults = opened(attempted) ? await faultsOfSession(attempted) : await faultsOfRefusal(attempted, refusal)
+      const opened = attempted.answer.status === 303
+      const faults = opened ? await faultsOfSession(attempted) : await faultsOfRefusal(attempted, refusal)
       t.strictSame(faults, [], `decided, one way or the other: ${name}`)
-      await honestly(t, name)
+      if (!opened) await honestly(t, name, refusal)
     },
   }
 }
 
 const setsSession = (line: string) => line.startsWith(`${sessionCookie}=`) && !line.startsWith(`${sessionCookie}=;`)
 
-/** Whether something that happens in the background comes to pass within two seconds. */
+/** Whether something that happens in the background comes to pass within five seconds. */
 export async function eventually(holds: () => boolean | Promise<boolean>): Promise<boolean> {
-  for (const deadline = Date.now() + 2000; Date.now() < deadline; ) {
+  for (const deadline = Date.now() + 5000; Date.now() < deadline; ) {
     if (await holds()) return true
     await new Promise(resolve => setTimeout(resolve, 5))
   }

@@ -1,0 +1,68 @@
+import { generateKeyPairSync, sign } from 'node:crypto'
+import { createServer } from 'node:https'
+import type { AddressInfo } from 'node:net'
+
+/** An https server that only its own certificate vouches for. */
+export interface UntrustedServer {
+  readonly url: string
+  /** Connections that were opened. */
+  readonly connections: number
+  /** Requests that got through: none in a sound system. */
+  readonly requests: number
+  close(): Promise<void>
+}
+
+/** Starts an https server on 127.0.0.1 with a self-signed certificate; it answers anything with `{}`. */
+export async function startUntrustedServer(): Promise<UntrustedServer> {
+  let connections = 0
+  let requests = 0
+  const server = createServer(selfSigned(), (_req, res) => {
+    requests += 1
+    res.end('{}')
+  })
+  server.on('connection', () => {
+    connections += 1
+  })
+  server.on('tlsClientError', () => undefined)
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+  return {
+    url: `https://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    get connections() {
+      return connections
+    },
+    get requests() {
+      return requests
+    },
+    close: () =>
+      new Promise(resolve => {
+        server.close(() => resolve())
+        server.closeAllConnections()
+      }),
+  }
+}
+
+/** A fresh key and its certificate for `127.0.0.1` (RFC 5280 §4.1, version 1), both PEM. */
+function selfSigned(): { key: string; cert: string } {
+  const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+  // ecdsa-with-SHA256; id-at-commonName.
+  const algorithm = der(0x30, Buffer.from('06082a8648ce3d040302', 'hex'))
+  const commonName = der(0x30, Buffer.from('0603550403', 'hex'), der(0x0c, Buffer.from('127.0.0.1')))
+  const name = der(0x30, der(0x31, commonName))
+  const validity = der(0x30, der(0x17, Buffer.from('200101000000Z')), der(0x17, Buffer.from('491231235959Z')))
+  const subjectKey = publicKey.export({ format: 'der', type: 'spki' })
+  const body = der(0x30, der(0x02, Buffer.from([1])), algorithm, name, validity, name, subjectKey)
+  const signature = der(0x03, Buffer.from([0]), sign('sha256', body, privateKey))
+  const certificate = der(0x30, body, algorithm, signature)
+  return {
+    key: privateKey.export({ format: 'pem', type: 'pkcs8' }) as string,
+    cert: `-----BEGIN CERTIFICATE-----\n${certificate.toString('base64').replace(/.{64}/g, '$&\n')}\n-----END CERTIFICATE-----\n`,
+  }
+}
+
+/** One value of DER: tag, length, content. */
+function der(tag: number, ...content: Buffer[]): Buffer {
+  const bytes = Buffer.concat(content)
+  const { length } = bytes
+  const size = length < 128 ? [length] : length < 256 ? [0x81, length] : [0x82, length >> 8, length & 0xff]
+  return Buffer.concat([Buffer.from([tag, ...size]), bytes])
+}
