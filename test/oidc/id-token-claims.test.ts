@@ -225,20 +225,23 @@ test('an ID token whose claims are not right opens no session', async t => {
       sends(claims({ sub: 'bob' }))(provider)
       provider.tamper.userinfo = answer => ({ ...answer, sub: 'bob' })
     }
-    const userOf = async (at: House, arrange?: (provider: TestProvider) => unknown) => {
-      const { browser } = await at.accepts(t, 'a login with the name and address of alice', arrange)
-      return { browser, handle: at.gateway.events('login_succeeded')[0]?.user }
+    const env = { SESSION_KEYS: randomBytes(32).toString('base64') }
+    const here = await startHouse(t, { env, redis: house.redis })
+    const there = await startHouse(t, { env, redis: house.redis })
+    const userAt = async (at: House, arrange?: (provider: TestProvider) => unknown) => {
+      await at.accepts(t, 'somebody with the name and the address of alice', arrange)
+      return at.gateway.events('login_succeeded')[0]?.user
     }
-    const env = { REDIS_URL: house.redis.url, SESSION_KEYS: randomBytes(32).toString('base64') }
-    const [here, there] = [await startHouse(t, { env }), await startHouse(t, { env })]
-    const alice = await userOf(here)
-    const handles = [alice.handle, (await userOf(here)).handle, (await userOf(here, bob)).handle, (await userOf(there)).handle]
-    t.equal(handles[0], handles[1])
-    t.equal(new Set(handles).size, 3, 'the same user, another subject, another issuer')
-    const session = `__Host-coatcheck=${alice.browser.jar.get('__Host-coatcheck')}`
-    const user = (at: House) => alice.browser.api(`${at.gateway.url}/bff/user`, { cookies: [session], headers: { origin: at.gateway.url, 'sec-fetch-site': 'same-origin' } })
-    t.equal((await user(here)).status, 200)
-    t.equal((await user(there)).status, 401, 'a session of one provider is none at the other, though they share Redis and key')
+    const users = [await userAt(here), await userAt(here, bob), await userAt(there), await userAt(here)]
+    t.equal(users[0], users[3], 'alice is always the same user')
+    t.equal(new Set(users).size, 3, 'another subject or another issuer is another one')
+
+    const { browser } = await here.accepts(t, 'alice')
+    const cookies = [`__Host-coatcheck=${browser.jar.get('__Host-coatcheck')}`]
+    const status = async (at: House) =>
+      (await browser.request(`${at.gateway.url}/bff/user`, { cookies, headers: { 'X-CSRF': '1' } })).status
+    t.equal(await status(here), 200)
+    t.equal(await status(there), 401, 'her session is none at the other provider, though Redis and key are the same')
     t.equal(there.gateway.events('record_unreadable').length, 1)
   })
 

@@ -10,10 +10,11 @@ import {
   refuseAll,
   sends,
   show,
+  withoutHash,
   wrongValues,
 } from '../support/forgeries.ts'
 import { startHouse } from '../support/hostile-provider.ts'
-import { createSigningKey, type IdTokenDraft, type Json } from '../support/provider.ts'
+import { createSigningKey, type IdTokenDraft, type Json, type TestProvider } from '../support/provider.ts'
 
 /** The JWS whose signing input is this text, whatever it is. */
 const signText = (input: string, { privateKey }: IdTokenDraft['key']) =>
@@ -148,10 +149,8 @@ test('an ID token that this provider did not sign opens no session', async t => 
 
   t.test('an unsigned token is refused, however none is spelled', async t => {
     // The attacker takes the signature off and says so in the header (RFC 8725 §3.2).
-    const unsigned =
-      (alg: unknown): Forgery =>
-      ({ header, payload }) =>
-        `${encode({ ...header, alg })}.${encode(payload)}.`
+    const unsigned = (alg: unknown) =>
+      withoutHash(({ header, payload }) => `${encode({ ...header, alg })}.${encode(payload)}.`)
     const algs = [
       'none',
       'None',
@@ -210,7 +209,7 @@ test('an ID token that this provider did not sign opens no session', async t => 
         secrets.map(
           ([name, secretOf]): ForgeryCase => [
             `${alg} with ${name}`,
-            ({ sign, header, payload, key }) => sign({ ...header, alg }, payload, secretOf(key)),
+            withoutHash(({ sign, header, payload, key }) => sign({ ...header, alg }, payload, secretOf(key))),
           ],
         ),
       )
@@ -246,15 +245,31 @@ test('an ID token that this provider did not sign opens no session', async t => 
         ({ sign, header, payload }) => sign({ ...header, alg: 'HS256' }, payload, provider.clientSecret),
       ],
     ]
-    await refuseAll(t, house, cases)
+    const bare = cases.map(([name, forgery]): ForgeryCase => [name, withoutHash(forgery)])
+    await refuseAll(t, house, bare)
     const advertised = ['none', 'HS256', 'RS384', 'RS512', 'PS512', 'rs256', 'RS257']
     clock.advance(2 * 3_600_000)
-    for (const [name, forgery] of cases)
+    for (const [name, forgery] of bare)
       await house.refuses(t, `${name}, advertised by the metadata`, provider => {
         provider.tamper.discovery = metadata => ({ ...metadata, id_token_signing_alg_values_supported: advertised })
         sends(forgery)(provider)
         clock.advance(3_600_001)
       })
+  })
+
+  t.test('a key that names no algorithm verifies those of the configuration only', async t => {
+    // Many providers leave the algorithm out of their keys, and the header's word must not take its place (RFC 8725 §3.1).
+    const unnamed = (alg: string) => (provider: TestProvider) => {
+      provider.tamper.jwks = ({ keys }) => ({ keys: keys.map(key => ({ ...key, alg: undefined })) })
+      sends(withoutHash(header({ alg })))(provider)
+    }
+    await house.accepts(t, 'an honest login', provider => {
+      clock.advance(11 * 60_000)
+      unnamed('RS256')(provider)
+    })
+    for (const alg of ['RS384', 'RS512', 'PS384', 'PS512', 'ES256', 'EdDSA', 'none', 'HS256'])
+      await house.refuses(t, alg, unnamed(alg), { recover: () => clock.advance(61_000) })
+    clock.advance(11 * 60_000)
   })
 
   t.test('a key that is not for signatures verifies none', async t => {

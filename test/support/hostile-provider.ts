@@ -11,6 +11,8 @@ export interface HouseOptions {
   provider?: ProviderOptions
   env?: Record<string, string>
   providerLimits?: GatewayOptions['providerLimits']
+  /** A Redis to share with another house; its own when absent. */
+  redis?: TestRedis
 }
 
 /** What a refused login must look like beyond what every one of them must. */
@@ -64,7 +66,7 @@ export async function startHouse(t: Test, options: HouseOptions = {}): Promise<H
     startProvider({ autoLogin: 'alice', clock, ...options.provider }),
     startUpstream(),
     startEvil(),
-    startRedis(),
+    options.redis ?? startRedis(),
   ])
   const gateway = await startGateway({
     provider,
@@ -75,7 +77,7 @@ export async function startHouse(t: Test, options: HouseOptions = {}): Promise<H
   })
   t.teardown(async () => {
     await gateway.close()
-    await Promise.all([provider.close(), upstream.close(), evil.close(), redis.stop()])
+    await Promise.all([provider.close(), upstream.close(), evil.close(), options.redis ?? redis.stop()])
   })
 
   const reset = async () => {
