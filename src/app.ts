@@ -2,24 +2,32 @@ import { randomBytes } from 'node:crypto'
 import cookie from '@fastify/cookie'
 import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
 import type { Config } from './config/load.ts'
-import { type Clock, systemClock } from './core/clock.ts'
+import { type Clock, type Elapsed, systemClock } from './core/clock.ts'
 import type { Audit } from './core/events.ts'
 import { createSeal } from './core/seal.ts'
 import { type Session, sessionHandle } from './core/session.ts'
 import { createGetAccessToken } from './flows/access-token.ts'
-import { createEndSession, createRevokeToken } from './flows/end-session.ts'
+import { createEndSession, createNoteEnded } from './flows/end-session.ts'
+import { createExpiry } from './flows/expiry.ts'
 import { createLoginFlow } from './flows/login.ts'
 import { createLogoutFlow } from './flows/logout.ts'
+import { createRevoker, createRevokeToken } from './flows/revocation.ts'
+import { createSessionsFlow } from './flows/sessions.ts'
+import { createSessionUse } from './flows/use-session.ts'
 import { createCookies } from './http/cookies.ts'
 import { createCsrf } from './http/csrf.ts'
+import { createEventStreams } from './http/event-streams.ts'
 import { createGuard, type GuardedRoute, registerGuarded } from './http/guard.ts'
 import { registerTargetChecks } from './http/listener.ts'
 import { type LogStream, loggerOptions } from './http/logging.ts'
-import { answerParserError, registerProblems } from './http/problem.ts'
+import { answerParserError, ownHeaders, registerProblems } from './http/problem.ts'
 import { registerProxy } from './http/proxy.ts'
+import { registerAdmin } from './http/routes/admin.ts'
+import { createEventsRoute } from './http/routes/events.ts'
 import { registerHealth } from './http/routes/health.ts'
 import { createLoginRoutes } from './http/routes/login.ts'
 import { createLogoutRoutes } from './http/routes/logout.ts'
+import { createSessionsRoutes } from './http/routes/sessions.ts'
 import { createUserRoute } from './http/routes/user.ts'
 import { createReadSession } from './http/session.ts'
 import { opensPage, registerSpa } from './http/spa.ts'
@@ -27,8 +35,7 @@ import { createProviderFetch, type FetchLimits } from './oidc/fetch.ts'
 import { createProvider } from './oidc/provider.ts'
 import { createMemoryStore } from './store/memory.ts'
 import { createRedisStore } from './store/redis.ts'
-import { createRedisClient } from './store/redis-client.ts'
-import type { Store } from './store/store.ts'
+import { type Lifetimes, type Store, touchIntervalMs, warningMs } from './store/store.ts'
 
 /** What a gateway is built from; tests bring their own clock, log stream and limits. */
 export interface AppOptions {
@@ -52,6 +59,8 @@ export interface App {
 /** Constructs the parts and registers them, in the order in which a request meets them. */
 export async function buildApp(options: AppOptions): Promise<App> {
   const { config, clock = systemClock } = options
+  // A manual clock also tells how long ago things were; the machine's may jump, so that is asked of another.
+  const elapsed: Elapsed = options.clock?.now ?? (() => performance.now())
   const publicOrigin = new URL(config.publicUrl)
   const endpoint = (name: string) => `${config.bffPath}/${name}`
   // What lies below these answers scripts; everything else is the SPA's.
@@ -89,13 +98,34 @@ export async function buildApp(options: AppOptions): Promise<App> {
     clock,
   })
 
-  const revokeToken = createRevokeToken({ provider, audit })
-  const endSession = createEndSession({ store, revokeToken, audit })
+  const lifetimes = lifetimesOf(config)
+  const revoker = createRevoker({ store, provider, audit, random: Math.random })
+  const noteEnded = createNoteEnded({ store, audit, revokeSoon: id => expiry.soon(id) })
+  const expiry = createExpiry({
+    store,
+    noteEnded,
+    revoker,
+    elapsed,
+    random: Math.random,
+    settlingMs: 2 * touchIntervalMs(lifetimes),
+    idleTimeoutMs: lifetimes.idleTimeout * 1000,
+  })
+  const revokeToken = createRevokeToken({ store, provider, audit, revokeSoon: expiry.soon })
+  const endSession = createEndSession({ store, noteEnded })
+  const sessionUse = createSessionUse({ store, noteEnded, elapsed })
+  const sessions = createSessionsFlow({
+    store,
+    endSession,
+    clock,
+    idleTimeoutMs: lifetimes.idleTimeout * 1000,
+    maximumPerUser: config.sessionMaxPerUser,
+  })
   const login = createLoginFlow({
     store,
     provider,
     endSession,
     revokeToken,
+    enforceLimit: sessions.enforceLimit,
     audit,
     clock,
     returnUrlRules: {
@@ -109,7 +139,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
   const cookies = createCookies({ name: config.sessionCookieName, sameSite: config.sessionCookieSamesite })
   const guardDeps = {
     csrf: createCsrf({ origin: config.publicUrl }),
-    readSession: createReadSession({ cookies, store, endSession }),
+    readSession: createReadSession({ cookies, use: sessionUse.use }),
     audit,
   }
   const loginRoutes = createLoginRoutes({
@@ -130,16 +160,29 @@ export async function buildApp(options: AppOptions): Promise<App> {
     logoutUrl: (session: Session) => `${endpoint('logout')}?token=${session.logoutToken}`,
   })
 
+  const sessionsRoutes = createSessionsRoutes({ sessions })
+  const streams = createEventStreams({
+    look: id => sessionUse.use(id, { active: false }),
+    warningMs: warningMs(lifetimes),
+    headers: ownHeaders,
+  })
+  store.onSessionEvent(streams.dispatch)
+
   // The guard table. Only what is for people may redirect; every answer here is no-store.
   // biome-ignore format: a table
   const table: GuardedRoute[] = [
-    { method: 'GET',  path: endpoint('login'),           csrf: 'navigation', session: 'none',     slides: false, forPeople: true,  handler: loginRoutes.start },
-    { method: 'GET',  path: endpoint('callback'),        csrf: 'navigation', session: 'none',     slides: false, forPeople: true,  handler: loginRoutes.callback },
-    { method: 'GET',  path: endpoint('login/failed'),    csrf: 'navigation', session: 'optional', slides: false, forPeople: true,  handler: loginRoutes.failed },
-    { method: 'GET',  path: endpoint('user'),            csrf: 'header',     session: 'optional', slides: true,  forPeople: false, handler: user },
-    { method: 'GET',  path: endpoint('logout'),          csrf: 'no-prefetch', session: 'optional', slides: false, forPeople: true,  handler: logoutRoutes.navigate },
-    { method: 'POST', path: endpoint('logout'),          csrf: 'header',     session: 'optional', slides: false, forPeople: false, handler: logoutRoutes.byScript },
-    { method: 'GET',  path: endpoint('logout/continue'), csrf: 'navigation', session: 'none',     slides: false, forPeople: true,  handler: logoutRoutes.continue },
+    { method: 'GET',    path: endpoint('login'),            csrf: 'navigation',     session: 'none',     slides: false,          forPeople: true,  handler: loginRoutes.start },
+    { method: 'GET',    path: endpoint('callback'),         csrf: 'navigation',     session: 'none',     slides: false,          forPeople: true,  handler: loginRoutes.callback },
+    { method: 'GET',    path: endpoint('login/failed'),     csrf: 'navigation',     session: 'optional', slides: false,          forPeople: true,  handler: loginRoutes.failed },
+    { method: 'GET',    path: endpoint('user'),             csrf: 'header',         session: 'optional', slides: 'unless-asked', forPeople: false, handler: user },
+    { method: 'GET',    path: endpoint('logout'),           csrf: 'no-prefetch',    session: 'optional', slides: false,          forPeople: true,  handler: logoutRoutes.navigate },
+    { method: 'POST',   path: endpoint('logout'),           csrf: 'header',         session: 'optional', slides: false,          forPeople: false, handler: logoutRoutes.byScript },
+    { method: 'GET',    path: endpoint('logout/continue'),  csrf: 'navigation',     session: 'none',     slides: false,          forPeople: true,  handler: logoutRoutes.continue },
+    { method: 'POST',   path: endpoint('activity'),         csrf: 'header',         session: 'required', slides: true,           forPeople: false, handler: sessionsRoutes.activity },
+    { method: 'GET',    path: endpoint('sessions'),         csrf: 'header',         session: 'required', slides: false,          forPeople: false, handler: sessionsRoutes.list },
+    { method: 'DELETE', path: endpoint('sessions'),         csrf: 'header',         session: 'required', slides: true,           forPeople: false, handler: sessionsRoutes.endOthers },
+    { method: 'DELETE', path: endpoint('sessions/:id'),     csrf: 'header',         session: 'required', slides: true,           forPeople: false, handler: sessionsRoutes.endOne },
+    { method: 'GET',    path: endpoint('events'),           csrf: 'fetch-metadata', session: 'required', slides: false,          forPeople: false, handler: createEventsRoute({ streams }) },
   ]
 
   await publicServer.register(cookie, { hook: false })
@@ -153,7 +196,14 @@ export async function buildApp(options: AppOptions): Promise<App> {
   if (config.spaDir !== undefined) await registerSpa(publicServer, { directory: config.spaDir })
 
   let stopping = false
+  registerProblems(internalServer, { opensPage: () => false })
   registerHealth(internalServer, { checks: { store: store.ping, provider: provider.ready }, stopping: () => stopping })
+
+  if (config.adminToken !== undefined)
+    registerAdmin(internalServer, { sessions, token: config.adminToken, issuer: config.oidcIssuer, audit })
+  publicServer.addHook('preClose', async () => streams.close())
+  const flushing = setInterval(() => void sessionUse.flush(), touchIntervalMs(lifetimes))
+  flushing.unref()
 
   return {
     publicServer,
@@ -161,11 +211,15 @@ export async function buildApp(options: AppOptions): Promise<App> {
     async listen() {
       await internalServer.listen({ host: config.adminHost, port: config.adminPort })
       await publicServer.listen({ host: config.host, port: config.port })
+      expiry.start()
     },
     async close() {
       stopping = true
       await publicServer.close()
       await internalServer.close()
+      clearInterval(flushing)
+      await sessionUse.flush()
+      await expiry.stop()
       await store.close()
     },
   }
@@ -173,17 +227,15 @@ export async function buildApp(options: AppOptions): Promise<App> {
 
 function createStore(deps: { config: Config; clock: Clock; audit: Audit; log: FastifyBaseLogger }): Store {
   const { config, clock, audit, log } = deps
-  const lifetimes = { idleTimeout: config.sessionIdleTimeout, absoluteTimeout: config.sessionAbsoluteTimeout }
+  const lifetimes = lifetimesOf(config)
   if (config.redisUrl === undefined) {
     log.warn('sessions live in the memory of this process and end with it: set REDIS_URL')
     return createMemoryStore({ clock, lifetimes })
   }
   if (config.sessionKeys === undefined)
     log.warn('sessions are sealed with a key made up at this start and end with it: set SESSION_KEYS')
-  const client = createRedisClient({ url: config.redisUrl, ca: config.redisCaFile })
-  client.on('error', error => log.warn({ err: error }, 'the link to Redis is broken'))
   return createRedisStore({
-    client,
+    address: { url: config.redisUrl, ca: config.redisCaFile },
     seal: createSeal({
       keys: config.sessionKeys ?? [randomBytes(32)],
       context: JSON.stringify([config.oidcIssuer, config.oidcClientId]),
@@ -191,5 +243,10 @@ function createStore(deps: { config: Config; clock: Clock; audit: Audit; log: Fa
     prefix: config.redisPrefix,
     lifetimes,
     onUnreadable: id => audit({ event: 'record_unreadable', session: sessionHandle(id) }),
+    onLinkError: error => log.warn({ err: error }, 'the link to Redis is broken'),
   })
+}
+
+function lifetimesOf(config: Config): Lifetimes {
+  return { idleTimeout: config.sessionIdleTimeout, absoluteTimeout: config.sessionAbsoluteTimeout }
 }

@@ -44,6 +44,12 @@ export const settings = {
     default: '127.0.0.1',
   }),
   ADMIN_PORT: setting({ type: type.port, doc: 'port of the internal listener', example: '9090', default: '9090' }),
+  ADMIN_TOKEN: setting({
+    type: type.bearerSecret,
+    doc: 'bearer secret of the admin API on the internal listener (absent: off)',
+    example: '<output of: openssl rand -hex 32>',
+    secret: true,
+  }),
   BFF_PATH: setting({
     type: type.path,
     doc: "prefix of the gateway's own endpoints",
@@ -150,6 +156,12 @@ export const settings = {
     doc: '`strict` or `lax`',
     example: 'strict',
     default: 'strict',
+  }),
+  SESSION_MAX_PER_USER: setting({
+    type: type.count,
+    doc: 'sessions a user may have; with one more the oldest is ended',
+    example: '25',
+    default: '25',
   }),
   POST_LOGOUT_PATH: setting({
     type: type.localPath,

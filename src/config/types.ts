@@ -39,6 +39,11 @@ export const port = settingType(value => {
   return number <= 65_535 ? number : wrong('must be a port number from 0 to 65535')
 })
 
+export const count = settingType(value => {
+  const number = /^\d{1,6}$/.test(value) ? Number(value) : 0
+  return number > 0 ? number : wrong('must be a whole number above 0')
+})
+
 const secondsIn = { s: 1, m: 60, h: 3600, d: 86_400 } as const
 
 /** Seconds, from `90s`, `30m`, `12h`, `7d` or plain seconds. */
@@ -142,6 +147,11 @@ export const cookieName = settingType(value =>
   /^__Host-[\w-]{1,64}$/.test(value)
     ? value
     : wrong('must begin with __Host- and go on with letters, digits, - or _ (browsers then bind it to this host)'),
+)
+
+/** A secret that callers send as a bearer token. */
+export const bearerSecret = settingType(value =>
+  /^[\x21-\x7e]{16,}$/.test(value) ? value : wrong('must be at least 16 printable characters without blanks'),
 )
 
 const sealingKeyLength = 32

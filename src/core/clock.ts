@@ -4,5 +4,8 @@ export interface Clock {
   now(): number
 }
 
+/** Milliseconds on a clock that never jumps, for measuring how long ago something was. */
+export type Elapsed = () => number
+
 /** The machine's wall clock. */
 export const systemClock: Clock = { now: () => Date.now() }

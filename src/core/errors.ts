@@ -1,8 +1,11 @@
+import { type EndReason, expired } from './session.ts'
+
 /** Every code that an answer of the gateway can carry, with its status and title (RFC 9457 §3.1). */
 export const problems = {
   bad_request: { status: 400, title: 'The request is not understood' },
   not_authenticated: { status: 401, title: 'No session' },
   session_expired: { status: 401, title: 'The session has expired' },
+  session_revoked: { status: 401, title: 'The session was ended' },
   csrf: { status: 403, title: 'Refused: the request may come from another site' },
   not_found: { status: 404, title: 'Nothing here' },
   method_not_allowed: { status: 405, title: 'The method is not allowed here' },
@@ -61,11 +64,26 @@ export class CsrfRefused extends GatewayError {
   }
 }
 
-/** There is no live session; a login helps. */
+/** There is no live session; a login helps. With the reason, if the session's end is remembered. */
 export class NotAuthenticated extends GatewayError {
-  constructor(code: 'not_authenticated' | 'session_expired', message: string) {
-    super(code, message)
+  readonly reason: EndReason | null
+
+  constructor(reason: EndReason | null) {
+    if (reason === null) super('not_authenticated', 'There is no session.')
+    else super(expired(reason) ? 'session_expired' : 'session_revoked', endSentences[reason])
+    this.reason = reason
   }
+}
+
+const endSentences: Record<EndReason, string> = {
+  idle: 'The session has ended: it was not used for too long.',
+  absolute: 'The session has ended: it had lasted for as long as a session may.',
+  tokens_expired: 'The session has ended: the identity provider does not renew it.',
+  logout: 'The session was ended by signing out.',
+  ended_elsewhere: 'The session was ended from another device.',
+  too_many: 'The session was ended: there were too many others.',
+  replaced: 'The session was ended by a new sign-in.',
+  admin: 'The session was ended by an administrator.',
 }
 
 /** Redis gave no definite answer. The session is kept and a retry makes sense. */

@@ -6,12 +6,27 @@ export type AuditEvent =
   | { event: 'login_rejected'; reason: string; detail: string | undefined }
   | { event: 'session_ended'; session: string; user: string; reason: EndReason }
   | { event: 'session_not_ended'; session: string; reason: EndReason }
-  | { event: 'refresh_token_revocation'; session: string | undefined; outcome: Revocation }
+  | {
+      event: 'revocation'
+      session: string
+      reason: EndReason | 'login_failed'
+      outcome: RevocationOutcome
+      attempts: number
+    }
   | { event: 'csrf_refused'; route: string; detail: string }
   | { event: 'record_unreadable'; session: string }
+  | { event: 'admin_refused' }
 
-/** What became of a token at the provider's revocation endpoint (RFC 7009). */
-export type Revocation = 'revoked' | 'not_supported' | 'failed'
+/**
+ * What became of a refresh token: revoked at the provider; not revocable there; not yet revoked, to be tried again; or
+ * given up after too long a time.
+ */
+export type RevocationOutcome = 'revoked' | 'not_supported' | 'pending' | 'gave_up'
 
 /** Takes audit events; must not throw. */
 export type Audit = (event: AuditEvent) => void
+
+/** What open event streams want to know of a session, from whichever replica. */
+export type SessionEvent =
+  | { type: 'ended'; sessionId: string; reason: EndReason }
+  | { type: 'extended'; sessionId: string }

@@ -1,5 +1,5 @@
 import { hash, randomToken } from './random.ts'
-import type { TokenSet } from './token-set.ts'
+import type { AccessToken } from './token-set.ts'
 
 /** Claims by name, as the provider gave them; inert data. */
 export type Claims = Record<string, unknown>
@@ -23,26 +23,49 @@ export interface Session {
   logoutToken: string
   /** Milliseconds since the epoch. */
   createdAt: number
+  /** Who logged in from where, for the list of one's sessions. */
+  client: Client
+}
+
+/** The other end of a connection, as it describes itself and as the network knows it. */
+export interface Client {
+  userAgent: string
+  address: string
 }
 
 /** A session as the store gives it, with the time left by the store's own clock. */
 export interface StoredSession {
   session: Session
-  tokens: TokenSet
-  /** Milliseconds, not above zero when the deadline has passed. */
+  accessToken: AccessToken
+  /** Milliseconds, above zero: a session past a deadline is not given. */
   idleExpiresInMs: number
   absoluteExpiresInMs: number
 }
 
-/** Why a session ended. */
-export type EndReason = 'idle' | 'absolute' | 'tokens_expired' | 'logout' | 'replaced'
+/** Why a session ended: by itself (the first three), or because somebody ended it. */
+export const endReasons = [
+  'idle',
+  'absolute',
+  'tokens_expired',
+  'logout',
+  'ended_elsewhere',
+  'too_many',
+  'replaced',
+  'admin',
+] as const
+export type EndReason = (typeof endReasons)[number]
+
+/** Whether a session came to its own end, rather than being ended by somebody. */
+export function expired(reason: EndReason): boolean {
+  return reason === 'idle' || reason === 'absolute' || reason === 'tokens_expired'
+}
 
 /** Opens a session under a cookie never used before (OWASP ASVS 7.2.4). */
-export function openSession(identity: Identity, now: number): { cookie: string; session: Session } {
+export function openSession(identity: Identity, client: Client, now: number): { cookie: string; session: Session } {
   const cookie = randomToken()
   return {
     cookie,
-    session: { id: sessionIdOf(cookie), identity, logoutToken: randomToken(), createdAt: now },
+    session: { id: sessionIdOf(cookie), identity, logoutToken: randomToken(), createdAt: now, client },
   }
 }
 
@@ -51,7 +74,7 @@ export function sessionIdOf(cookie: string): string {
   return hash(cookie)
 }
 
-/** What logs call a session: good to correlate lines, useless as a cookie or a key of the store. */
+/** What logs, administrators and the user's own list call a session: useless as a cookie or a key of the store. */
 export function sessionHandle(sessionId: string): string {
   return hash(`handle:${sessionId}`).slice(0, 16)
 }
@@ -61,9 +84,22 @@ export function userHandle(identity: Pick<Identity, 'issuer' | 'subject'>): stri
   return hash(JSON.stringify([identity.issuer, identity.subject])).slice(0, 16)
 }
 
-/** Whether a stored session is past a deadline, and which; the absolute one is told first. */
-export function endReason(stored: StoredSession): 'idle' | 'absolute' | null {
-  if (stored.absoluteExpiresInMs <= 0) return 'absolute'
-  if (stored.idleExpiresInMs <= 0) return 'idle'
-  return null
+/** The indexes in which a session is found: by its handle, its user, and the provider's own session. */
+export function indexesOf(session: Session): string[] {
+  const { issuer, providerSessionId } = session.identity
+  const indexes = [handleIndex(sessionHandle(session.id)), userIndex(session.identity)]
+  if (providerSessionId !== undefined) indexes.push(providerSessionIndex(issuer, providerSessionId))
+  return indexes
+}
+
+export function handleIndex(handle: string): string {
+  return `handle-${handle}`
+}
+
+export function userIndex(identity: Pick<Identity, 'issuer' | 'subject'>): string {
+  return `user-${hash(JSON.stringify([identity.issuer, identity.subject]))}`
+}
+
+export function providerSessionIndex(issuer: string, providerSessionId: string): string {
+  return `sid-${hash(JSON.stringify([issuer, providerSessionId]))}`
 }

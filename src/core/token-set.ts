@@ -7,13 +7,18 @@ export interface TokenResponse {
   scope: string | undefined
 }
 
-/** The tokens of a session as stored. */
-export interface TokenSet {
-  accessToken: string
-  /** Milliseconds since the epoch; the access token is never sent after it. */
-  accessTokenExpiresAt: number
-  refreshToken: string | undefined
+/** What upstreams get. Kept apart from the refresh token, so that no API call ever unseals that. */
+export interface AccessToken {
+  value: string
+  /** Milliseconds since the epoch; the token is never sent after it. */
+  expiresAt: number
   scope: string | undefined
+}
+
+/** The tokens of a session. */
+export interface TokenSet {
+  access: AccessToken
+  refresh: string | undefined
 }
 
 /** Used when the provider does not say how long an access token lives, in seconds. */
@@ -25,9 +30,7 @@ export const maximumLifetime = 7 * 86_400
 export function tokenSetFrom(response: TokenResponse, now: number): TokenSet {
   const lifetime = Math.min(response.expiresIn ?? assumedLifetime, maximumLifetime)
   return {
-    accessToken: response.accessToken,
-    accessTokenExpiresAt: now + lifetime * 1000,
-    refreshToken: response.refreshToken,
-    scope: response.scope,
+    access: { value: response.accessToken, expiresAt: now + lifetime * 1000, scope: response.scope },
+    refresh: response.refreshToken,
   }
 }

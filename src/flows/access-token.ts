@@ -13,9 +13,9 @@ export type GetAccessToken = (stored: StoredSession) => Promise<string>
  * @throws {StoreUnavailable}
  */
 export function createGetAccessToken(deps: { endSession: EndSession; clock: Clock }): GetAccessToken {
-  return async ({ session, tokens }) => {
-    if (deps.clock.now() < tokens.accessTokenExpiresAt) return tokens.accessToken
+  return async ({ session, accessToken }) => {
+    if (deps.clock.now() < accessToken.expiresAt) return accessToken.value
     await deps.endSession(session.id, 'tokens_expired')
-    throw new NotAuthenticated('session_expired', 'The session has ended: its access token has expired.')
+    throw new NotAuthenticated('tokens_expired')
   }
 }

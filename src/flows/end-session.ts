@@ -1,43 +1,38 @@
 import type { Audit } from '../core/events.ts'
-import { type EndReason, type StoredSession, sessionHandle, userHandle } from '../core/session.ts'
-import type { Provider } from '../oidc/provider.ts'
-import type { SessionStore } from '../store/store.ts'
-
-/** Ends a session; the session as it was, or null when it was gone already. */
-export type EndSession = (sessionId: string, reason: EndReason) => Promise<StoredSession | null>
-
-/** Revokes a token that belongs to no session, in the background; never throws. */
-export type RevokeToken = (token: string, sessionId?: string) => void
+import { type EndReason, indexesOf, sessionHandle, userHandle } from '../core/session.ts'
+import type { EndedSession, IndexStore, SessionStore } from '../store/store.ts'
 
 /**
- * The one door out of a session: first it is gone from the store, so that no replica serves it any more, then its
- * refresh token is revoked. The caller never waits for the provider.
+ * Ends a session: it is gone from the store, and its refresh token is in the outbox, in one step. Null when it was gone.
  *
  * @throws {StoreUnavailable} when the session may still be there
  */
-export function createEndSession(deps: { store: SessionStore; revokeToken: RevokeToken; audit: Audit }): EndSession {
+export type EndSession = (sessionId: string, reason: EndReason) => Promise<EndedSession | null>
+
+/** What follows the end of a session, whoever ended it and why. */
+export type NoteEnded = (ended: EndedSession) => void
+
+/** The one door out of a session. */
+export function createEndSession(deps: { store: SessionStore; noteEnded: NoteEnded }): EndSession {
   return async (sessionId, reason) => {
-    const ended = await deps.store.takeSession(sessionId)
-    if (ended === null) return null
-    const { session, tokens } = ended
-    deps.audit({
-      event: 'session_ended',
-      session: sessionHandle(sessionId),
-      user: userHandle(session.identity),
-      reason,
-    })
-    if (tokens.refreshToken !== undefined) deps.revokeToken(tokens.refreshToken, sessionId)
+    const ended = await deps.store.endSession(sessionId, reason)
+    if (ended !== null) deps.noteEnded(ended)
     return ended
   }
 }
 
-/** Revokes tokens at the provider and records what became of each. */
-export function createRevokeToken(deps: { provider: Pick<Provider, 'revoke'>; audit: Audit }): RevokeToken {
-  return (token, sessionId) => {
-    const session = sessionId === undefined ? undefined : sessionHandle(sessionId)
-    // Provider.revoke never rejects.
-    void deps.provider.revoke(token).then(outcome => {
-      deps.audit({ event: 'refresh_token_revocation', session, outcome })
-    })
+/** Records the end of a session, takes it out of the indexes and sees to it that its token is revoked soon. */
+export function createNoteEnded(deps: {
+  store: Pick<IndexStore, 'removeFromIndexes'>
+  audit: Audit
+  /** Told that the outbox has an entry under this id. */
+  revokeSoon: (id: string) => void
+}): NoteEnded {
+  return ({ session, reason }) => {
+    const [handle, user] = [sessionHandle(session.id), userHandle(session.identity)]
+    deps.audit({ event: 'session_ended', session: handle, user, reason })
+    // Index entries are hints: one that stays is passed over by readers.
+    deps.store.removeFromIndexes(session.id, indexesOf(session)).catch(() => {})
+    deps.revokeSoon(session.id)
   }
 }

@@ -2,12 +2,13 @@ import type { Clock } from '../core/clock.ts'
 import { BadRequest, LoginRejected } from '../core/errors.ts'
 import type { Audit } from '../core/events.ts'
 import { type ReturnUrlRules, safeReturnUrl } from '../core/return-url.ts'
-import { openSession, type Session, sessionHandle, userHandle } from '../core/session.ts'
+import { type Client, indexesOf, openSession, type Session, sessionHandle, userHandle } from '../core/session.ts'
 import { tokenSetFrom } from '../core/token-set.ts'
 import { openTransaction, type Transaction, transactionId } from '../core/transaction.ts'
 import type { Provider } from '../oidc/provider.ts'
-import type { SessionStore, TransactionStore } from '../store/store.ts'
-import type { EndSession, RevokeToken } from './end-session.ts'
+import type { IndexStore, SessionStore, StoreInstant, TransactionStore } from '../store/store.ts'
+import type { EndSession } from './end-session.ts'
+import type { RevokeToken } from './revocation.ts'
 
 /** What a browser may ask of a login. */
 export interface LoginRequest {
@@ -30,6 +31,14 @@ export type FinishedLogin =
   | { outcome: 'opened'; cookie: string; returnUrl: string }
   | { outcome: 'silently_refused'; returnUrl: string }
 
+/** What comes back from the provider, and who brings it. */
+export interface Callback {
+  query: URLSearchParams
+  state: string
+  binding: string
+  client: Client
+}
+
 /** Logging in: the two halves of the code flow, tied together by a transaction that is taken once. */
 export interface LoginFlow {
   /**
@@ -44,15 +53,17 @@ export interface LoginFlow {
    * @throws {LoginRejected} @throws {ProviderUnavailable}
    * @throws {StoreUnavailable} before the transaction is spent, so that a reload may succeed, or after
    */
-  finish(callback: URLSearchParams, state: string, binding: string): Promise<FinishedLogin>
+  finish(callback: Callback): Promise<FinishedLogin>
 }
 
 /** What the login needs. */
 export interface LoginDeps {
-  store: TransactionStore & SessionStore
+  store: TransactionStore & SessionStore & IndexStore
   provider: Pick<Provider, 'authorizationUrl' | 'exchangeCode'>
   endSession: EndSession
   revokeToken: RevokeToken
+  /** Ends the oldest sessions of a user who has too many. */
+  enforceLimit: (session: Session) => Promise<void>
   audit: Audit
   clock: Clock
   returnUrlRules: ReturnUrlRules
@@ -61,20 +72,34 @@ export interface LoginDeps {
 export function createLoginFlow(deps: LoginDeps): LoginFlow {
   const { store, provider, audit, clock } = deps
 
-  const redeem = async (transaction: Transaction, callback: URLSearchParams, state: string) => {
+  const redeem = async (transaction: Transaction, callback: Callback) => {
     let revocable: string | undefined
     try {
       const { nonce, codeVerifier } = transaction
-      const login = await provider.exchangeCode(callback, { state, nonce, codeVerifier }, token => {
+      const expected = { state: callback.state, nonce, codeVerifier }
+      const login = await provider.exchangeCode(callback.query, expected, token => {
         revocable = token
       })
-      const opened = openSession(login.identity, clock.now())
+      const opened = openSession(login.identity, callback.client, clock.now())
+      // Index entries come first and the look for a mark last, so that whoever ends all sessions of a user meets this one.
+      await store.addToIndexes(opened.session.id, indexesOf(opened.session))
       await store.createSession(opened.session, tokenSetFrom(login.tokens, clock.now()))
       return opened
     } catch (error) {
       if (revocable !== undefined) deps.revokeToken(revocable)
       throw error
     }
+  }
+
+  const refuseIfEnded = async (session: Session, startedAt: StoreInstant) => {
+    if (!(await store.endedSince(indexesOf(session), startedAt))) return
+    await deps.endSession(session.id, 'admin')
+    throw new LoginRejected('stale', { detail: 'all sessions of this user were ended meanwhile' })
+  }
+
+  const limit = async (session: Session) => {
+    // One session too many for a while is better than a login refused over it.
+    await deps.enforceLimit(session).catch(() => {})
   }
 
   const replace = async (previousSessionId: string | null) => {
@@ -102,26 +127,29 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
       return { authorizationUrl, state, binding }
     },
 
-    async finish(callback, state, binding) {
-      const transaction = await store.takeTransaction(transactionId(state, binding))
-      if (transaction === null || transaction.expiresAt <= clock.now())
+    async finish(callback) {
+      const taken = await store.takeTransaction(transactionId(callback.state, callback.binding))
+      if (taken === null || taken.transaction.expiresAt <= clock.now())
         throw new LoginRejected('stale', { detail: 'no such login is under way in this browser' })
+      const { transaction, takenAt } = taken
       const { returnUrl } = transaction
       let opened: { cookie: string; session: Session }
       try {
-        opened = await redeem(transaction, callback, state)
+        opened = await redeem(transaction, callback)
       } catch (error) {
         const refused = error instanceof LoginRejected && error.reason === 'denied'
         if (transaction.silent && refused) return { outcome: 'silently_refused', returnUrl }
         throw error
       }
       const { session, cookie } = opened
+      await refuseIfEnded(session, takenAt)
       audit({
         event: 'login_succeeded',
         session: sessionHandle(session.id),
         user: userHandle(session.identity),
       })
       await replace(transaction.previousSessionId)
+      await limit(session)
       return { outcome: 'opened', cookie, returnUrl }
     },
   }

@@ -1,7 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
 /** How a route makes sure that a request comes from the application itself, or from a person who navigates. */
-export type CsrfRule = 'none' | 'header' | 'navigation' | 'no-prefetch'
+export type CsrfRule = 'none' | 'header' | 'fetch-metadata' | 'navigation' | 'no-prefetch'
 
 /** The rules, judged on headers alone: no side effect and no store command comes before them. */
 export interface Csrf {
@@ -23,13 +23,22 @@ export function createCsrf(options: { origin: string }): Csrf {
     return null
   }
 
-  return {
-    refusal(rule, headers) {
-      if (rule === 'none') return null
-      if (rule === 'no-prefetch') return prefetch(headers)
-      return rule === 'header' ? header(headers) : navigation(headers)
-    },
+  /** For what cannot send a header (event streams, images): the browser's own word that the request is the application's. */
+  const fetchMetadata = (headers: IncomingHttpHeaders): string | null => {
+    const { origin, 'sec-fetch-site': site } = headers
+    if (origin !== undefined && origin !== options.origin) return 'the Origin is not that of the application'
+    if (site !== undefined && site !== 'same-origin') return 'the request does not come from the same origin'
+    return origin === undefined && site === undefined ? 'neither Origin nor Sec-Fetch-Site says who asks' : null
   }
+
+  const rules: Record<CsrfRule, (headers: IncomingHttpHeaders) => string | null> = {
+    none: () => null,
+    header,
+    'fetch-metadata': fetchMetadata,
+    navigation,
+    'no-prefetch': prefetch,
+  }
+  return { refusal: (rule, headers) => rules[rule](headers) }
 }
 
 /** A link that is only looked at ahead must not act. */

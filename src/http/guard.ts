@@ -1,9 +1,11 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { CsrfRefused, GatewayError } from '../core/errors.ts'
 import type { Audit } from '../core/events.ts'
+import type { Lookup } from '../store/store.ts'
 import type { Csrf, CsrfRule } from './csrf.ts'
 import { markOwn } from './problem.ts'
-import { type FoundSession, liveSession, type ReadSession } from './session.ts'
+import { queryOf } from './query.ts'
+import { liveSession, type ReadSession } from './session.ts'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -12,7 +14,7 @@ declare module 'fastify' {
   }
   interface FastifyRequest {
     /** What the request's cookie names, once its guard has looked. */
-    found: FoundSession | null
+    found: Lookup | null
   }
 }
 
@@ -21,13 +23,16 @@ export interface Guard {
   csrf: CsrfRule
   /** `required` answers 401 without a live session, `optional` goes on without one, `none` does not look. */
   session: 'none' | 'optional' | 'required'
-  /** Whether the request counts as user activity, unless it says otherwise of itself. */
-  slides: boolean
+  /**
+   * Whether the request counts as user activity, unless it says otherwise of itself: with `X-Activity: passive`, and
+   * where this is `unless-asked` also with `?slide=false`.
+   */
+  slides: boolean | 'unless-asked'
 }
 
 /** A row of the guard table: one endpoint of the gateway's own. */
 export interface GuardedRoute extends Guard {
-  method: 'GET' | 'POST'
+  method: 'GET' | 'POST' | 'DELETE'
   path: string
   /** Whether people navigate here: only then may it redirect, and its errors are pages. */
   forPeople: boolean
@@ -50,14 +55,14 @@ export function createGuard({ csrf, readSession, audit }: GuardDeps) {
       throw new CsrfRefused(refusal)
     }
     if (guard.session === 'none') return
-    request.found = await readSession(request, { slide: guard.slides && slides(request) })
+    request.found = await readSession(request, { active: slides(guard, request) })
     if (guard.session === 'required') liveSession(request.found)
   }
 }
 
-/** A request may say of itself that no user stands behind it. */
-function slides(request: FastifyRequest): boolean {
-  return request.headers['x-activity'] !== 'passive'
+function slides(guard: Guard, request: FastifyRequest): boolean {
+  if (guard.slides === false || request.headers['x-activity'] === 'passive') return false
+  return guard.slides === true || queryOf(request).get('slide') !== 'false'
 }
 
 const methods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const

@@ -1,7 +1,8 @@
 import { STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { GatewayError, type ProblemCode, problems } from '../core/errors.ts'
+import { GatewayError, NotAuthenticated, type ProblemCode, problems } from '../core/errors.ts'
+import type { EndReason } from '../core/session.ts'
 import { sendPage } from './page.ts'
 
 /** The body of an error answer (RFC 9457 §3). */
@@ -13,11 +14,14 @@ export interface Problem {
   code: ProblemCode
   /** Where a login would help. */
   loginUrl?: string
+  /** Why the session ended, where that is remembered. */
+  reason?: EndReason
 }
 
 /** What becomes of errors; the only place that decides what leaves the gateway. */
 export interface ProblemOptions {
-  loginUrl: string
+  /** Absent where no login helps. */
+  loginUrl?: string
 }
 
 /** As {@link ProblemOptions}, for a whole server. */
@@ -30,12 +34,12 @@ export interface ServerProblemOptions extends ProblemOptions {
 export function problemOf(code: ProblemCode, detail: string, options: ProblemOptions): Problem {
   const { status, title } = problems[code]
   const problem: Problem = { type: `urn:coatcheck:problem:${code}`, title, status, detail, code }
-  if (status === 401) problem.loginUrl = options.loginUrl
+  if (status === 401 && options.loginUrl !== undefined) problem.loginUrl = options.loginUrl
   return problem
 }
 
 /** Headers of everything that the gateway says itself: not stored, not framed, not sniffed, not told to others. */
-const headers = {
+export const ownHeaders = {
   'cache-control': 'no-store',
   'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
   'cross-origin-resource-policy': 'same-origin',
@@ -45,7 +49,7 @@ const headers = {
 
 /** Sets the headers of an answer that the gateway gives itself. */
 export function markOwn(reply: FastifyReply): void {
-  reply.headers(headers)
+  reply.headers(ownHeaders)
 }
 
 /** Answers a request with a problem. */
@@ -62,7 +66,9 @@ export function registerProblems(app: FastifyInstance, options: ServerProblemOpt
     if (known.status >= 500) request.log.error({ err: error }, 'request failed')
     else request.log.debug({ err: error }, 'request refused')
     if (request.routeOptions.config.forPeople && wantsPage(request)) return sendErrorPage(reply, known, options)
-    return sendProblem(reply, problemOf(known.code, known.message, options), known.retryAfter)
+    const problem = problemOf(known.code, known.message, options)
+    if (known instanceof NotAuthenticated && known.reason !== null) problem.reason = known.reason
+    return sendProblem(reply, problem, known.retryAfter)
   })
   app.setNotFoundHandler((request, reply) =>
     options.opensPage(request)
@@ -75,12 +81,12 @@ export function registerProblems(app: FastifyInstance, options: ServerProblemOpt
 export function answerParserError(error: Error & { code?: string }, socket: Socket): void {
   if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
   const code = parserProblems[error.code ?? ''] ?? 'bad_request'
-  const body = JSON.stringify(problemOf(code, 'The request is not valid HTTP/1.1, or too large.', { loginUrl: '' }))
+  const body = JSON.stringify(problemOf(code, 'The request is not valid HTTP/1.1, or too large.', {}))
   const lines = [
     `HTTP/1.1 ${problems[code].status} ${STATUS_CODES[problems[code].status]}`,
     'content-type: application/problem+json',
     `content-length: ${Buffer.byteLength(body)}`,
-    ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`),
+    ...Object.entries(ownHeaders).map(([name, value]) => `${name}: ${value}`),
     'connection: close',
   ]
   socket.end(`${lines.join('\r\n')}\r\n\r\n${body}`)
@@ -117,6 +123,6 @@ function sendErrorPage(reply: FastifyReply, error: GatewayError, options: Proble
     status: error.status,
     title: problems[error.code].title,
     text: error.message,
-    link: { href: options.loginUrl, label: 'Sign in' },
+    ...(options.loginUrl !== undefined && { link: { href: options.loginUrl, label: 'Sign in' } }),
   })
 }

@@ -5,6 +5,7 @@ import {
   WWWAuthenticateChallengeError,
 } from 'openid-client'
 import { GatewayError, LoginRejected } from '../core/errors.ts'
+import type { Revocation } from './provider.ts'
 
 /** Answers of the authorization endpoint that mean: the user, or the user's absence, said no (OpenID Connect Core §3.1.2.6). */
 const refusals = [
@@ -34,6 +35,14 @@ export function loginFault(error: unknown): unknown {
   if (error instanceof ClientError || error instanceof TypeError)
     return new LoginRejected('invalid_response', { detail: `the provider's answer: ${codeOf(error)}` })
   return error
+}
+
+/** What an error of the revocation endpoint means (RFC 7009 §2.2.1): all but one are worth another try. */
+export function revocationFault(error: unknown): Revocation {
+  if (error instanceof ResponseBodyError && error.error === 'unsupported_token_type')
+    return { outcome: 'not_supported' }
+  const cause = error instanceof ClientError ? error.cause : error
+  return { outcome: 'failed', retryAfter: cause instanceof GatewayError ? cause.retryAfter : undefined }
 }
 
 /** An error code as RFC 6749 §5.2 writes them; anything else is not repeated. */

@@ -1,10 +1,9 @@
 import * as client from 'openid-client'
 import { type Clock, systemClock } from '../core/clock.ts'
 import { LoginRejected } from '../core/errors.ts'
-import type { Revocation } from '../core/events.ts'
 import type { Claims, Identity } from '../core/session.ts'
 import type { TokenResponse } from '../core/token-set.ts'
-import { loginFault } from './faults.ts'
+import { loginFault, revocationFault } from './faults.ts'
 import type { ProviderFetch } from './fetch.ts'
 import { type IdTokenClaims, verifyIdToken } from './id-token.ts'
 import { createMetadata, type Metadata } from './metadata.ts'
@@ -44,6 +43,14 @@ export interface Login {
   tokens: TokenResponse
 }
 
+/**
+ * What became of a revocation. `revoked` also when the provider did not know the token (RFC 7009 §2.2), `failed` when
+ * another try makes sense, in `retryAfter` seconds at the earliest.
+ */
+export type Revocation =
+  | { outcome: 'revoked' | 'not_supported' }
+  | { outcome: 'failed'; retryAfter: number | undefined }
+
 /** The OpenID Provider, as the flows see it. */
 export interface Provider {
   /**
@@ -64,7 +71,7 @@ export interface Provider {
     expected: { state: string; nonce: string; codeVerifier: string },
     onRedeemed: (token: string) => void,
   ): Promise<Login>
-  /** Revokes a token (RFC 7009); never throws. */
+  /** Revokes a refresh token (RFC 7009); never throws. */
   revoke(token: string): Promise<Revocation>
   /** Where the browser ends the provider's own session (RP-Initiated Logout 1.0 §2), or null where there is no such place. */
   logoutUrl(): Promise<string | null>
@@ -151,11 +158,11 @@ export function createProvider(options: ProviderOptions): Provider {
     async revoke(token) {
       try {
         const server = await metadata.get()
-        if (server.revocation_endpoint === undefined) return 'not_supported'
-        await client.tokenRevocation(configure(server, fetch), token)
-        return 'revoked'
-      } catch {
-        return 'failed'
+        if (server.revocation_endpoint === undefined) return { outcome: 'not_supported' }
+        await client.tokenRevocation(configure(server, fetch), token, { token_type_hint: 'refresh_token' })
+        return { outcome: 'revoked' }
+      } catch (error) {
+        return revocationFault(error)
       }
     },
 

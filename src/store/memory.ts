@@ -1,64 +1,144 @@
 import type { Clock } from '../core/clock.ts'
-import type { Session, StoredSession } from '../core/session.ts'
+import type { SessionEvent } from '../core/events.ts'
+import type { EndReason, Session, StoredSession } from '../core/session.ts'
 import type { TokenSet } from '../core/token-set.ts'
 import type { Transaction } from '../core/transaction.ts'
-import { type Lifetimes, logoutLifetime, type Store } from './store.ts'
-
-interface Entry<T> {
-  value: T
-  expiresAt: number
-}
+import { createMemoryOutbox } from './memory-outbox.ts'
+import {
+  type EndedSession,
+  type Lifetimes,
+  logoutLifetime,
+  type Store,
+  tombstoneMs,
+  touchIntervalMs,
+  warningMs,
+} from './store.ts'
 
 interface SessionEntry {
   session: Session
   tokens: TokenSet
-  idleExpiresAt: number
-  absoluteExpiresAt: number
+  idle: number
+  absolute: number
 }
 
 /** The store in this process's memory: for development, and the plain statement of what a store does. */
 export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes }): Store {
   const { clock, lifetimes } = options
+  const idleMs = lifetimes.idleTimeout * 1000
+  const intervalMs = touchIntervalMs(lifetimes)
   const sessions = new Map<string, SessionEntry>()
   const transactions = createOnceMap<Transaction>(clock)
   const logouts = createOnceMap<string>(clock)
+  const tombstones = createOnceMap<EndReason>(clock)
+  const indexes = new Map<string, Set<string>>()
+  const endedIndexes = new Map<string, number>()
+  const listeners: ((event: SessionEvent) => void)[] = []
+  const outbox = createMemoryOutbox(clock)
 
-  const stored = (entry: SessionEntry): StoredSession => {
-    const now = clock.now()
-    return structuredClone({
-      session: entry.session,
-      tokens: entry.tokens,
-      idleExpiresInMs: entry.idleExpiresAt - now,
-      absoluteExpiresInMs: entry.absoluteExpiresAt - now,
+  const publish = (event: SessionEvent) => {
+    for (const listener of listeners) listener(event)
+  }
+
+  const live = ({ session, tokens, idle, absolute }: SessionEntry): StoredSession =>
+    structuredClone({
+      session,
+      accessToken: tokens.access,
+      idleExpiresInMs: idle - clock.now(),
+      absoluteExpiresInMs: absolute - clock.now(),
     })
+
+  const overdue = ({ idle, absolute }: SessionEntry): EndReason | null =>
+    clock.now() >= absolute ? 'absolute' : clock.now() >= idle ? 'idle' : null
+
+  const touch = (id: string, entry: SessionEntry, at: number) => {
+    const deadline = Math.min(at + idleMs, entry.absolute)
+    if (at >= entry.idle || deadline <= entry.idle) return
+    const warned = entry.idle - clock.now() < warningMs(lifetimes)
+    entry.idle = deadline
+    if (warned) publish({ type: 'extended', sessionId: id })
+  }
+
+  const finish = (id: string, reason: EndReason): EndedSession | null => {
+    const entry = sessions.get(id)
+    if (entry === undefined) return null
+    sessions.delete(id)
+    tombstones.put(id, reason, clock.now() + tombstoneMs)
+    if (entry.tokens.refresh !== undefined) outbox.add(id, entry.tokens.refresh, reason)
+    publish({ type: 'ended', sessionId: id, reason })
+    return { session: entry.session, reason }
   }
 
   return {
+    ...outbox.store,
+    buckets: 1,
+
     async putTransaction(id, transaction) {
       transactions.put(id, structuredClone(transaction), transaction.expiresAt)
     },
     async takeTransaction(id) {
-      return transactions.take(id)
+      const transaction = transactions.take(id)
+      return transaction && { transaction, takenAt: clock.now() }
     },
 
     async createSession(session, tokens) {
-      const now = clock.now()
-      const absoluteExpiresAt = now + lifetimes.absoluteTimeout * 1000
-      const idleExpiresAt = Math.min(now + lifetimes.idleTimeout * 1000, absoluteExpiresAt)
-      sessions.set(session.id, structuredClone({ session, tokens, idleExpiresAt, absoluteExpiresAt }))
+      const absolute = clock.now() + lifetimes.absoluteTimeout * 1000
+      const idle = Math.min(clock.now() + idleMs, absolute)
+      sessions.set(session.id, structuredClone({ session, tokens, idle, absolute }))
     },
-    async getSession(id, { slide }) {
+    async getSession(id, { active, pendingAgeMs }) {
       const entry = sessions.get(id)
-      if (entry === undefined) return null
-      const now = clock.now()
-      if (slide && now < entry.idleExpiresAt && now < entry.absoluteExpiresAt)
-        entry.idleExpiresAt = Math.min(now + lifetimes.idleTimeout * 1000, entry.absoluteExpiresAt)
-      return stored(entry)
+      if (entry === undefined) {
+        const reason = tombstones.get(id)
+        return { found: reason && { state: 'ended', reason, justEnded: null }, touched: false }
+      }
+      if (pendingAgeMs !== null) touch(id, entry, clock.now() - pendingAgeMs)
+      const reason = overdue(entry)
+      if (reason !== null) return { found: { state: 'ended', reason, justEnded: finish(id, reason) }, touched: false }
+      const touched = active && clock.now() - (entry.idle - idleMs) >= intervalMs
+      if (touched) touch(id, entry, clock.now())
+      return { found: { state: 'live', stored: live(entry) }, touched }
     },
-    async takeSession(id) {
-      const entry = sessions.get(id)
-      sessions.delete(id)
-      return entry === undefined ? null : stored(entry)
+    async touchSessions(activities) {
+      for (const { id, ageMs } of activities) {
+        const entry = sessions.get(id)
+        if (entry !== undefined) touch(id, entry, clock.now() - ageMs)
+      }
+    },
+    async endSession(id, reason) {
+      return finish(id, reason)
+    },
+
+    async sweep() {
+      const found = [...sessions].flatMap(([id, entry]) => {
+        const reason = overdue(entry)
+        return reason === null ? [] : (finish(id, reason) ?? [])
+      })
+      const deadlines = [...sessions.values()].map(entry => Math.min(entry.idle, entry.absolute) - clock.now())
+      return { found, nextInMs: deadlines.length === 0 ? null : Math.min(...deadlines) }
+    },
+
+    async addToIndexes(id, names) {
+      for (const name of names) indexes.set(name, (indexes.get(name) ?? new Set()).add(id))
+    },
+    async removeFromIndexes(id, names) {
+      for (const name of names) {
+        indexes.get(name)?.delete(id)
+        if (indexes.get(name)?.size === 0) indexes.delete(name)
+      }
+    },
+    async findSessions(index) {
+      const entries = [...(indexes.get(index) ?? [])].map(id => sessions.get(id))
+      return entries.flatMap(entry => (entry === undefined || overdue(entry) !== null ? [] : [live(entry)]))
+    },
+    async markIndexEnded(index) {
+      endedIndexes.set(index, clock.now())
+    },
+    async endedSince(names, instant) {
+      return names.some(name => (endedIndexes.get(name) ?? Number.NEGATIVE_INFINITY) >= instant)
+    },
+
+    onSessionEvent(listener) {
+      listeners.push(listener)
     },
 
     async putLogout(id, address) {
@@ -73,19 +153,23 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
   }
 }
 
-/** Values that are taken at most once, and forgotten when their time is over. */
+/** Values that are forgotten when their time is over. */
 function createOnceMap<T>(clock: Clock) {
-  const entries = new Map<string, Entry<T>>()
+  const entries = new Map<string, { value: T; expiresAt: number }>()
+  const get = (id: string): T | null => {
+    const entry = entries.get(id)
+    return entry !== undefined && entry.expiresAt > clock.now() ? entry.value : null
+  }
   return {
+    get,
     put(id: string, value: T, expiresAt: number) {
-      const now = clock.now()
-      for (const [key, entry] of entries) if (entry.expiresAt <= now) entries.delete(key)
+      for (const [key, entry] of entries) if (entry.expiresAt <= clock.now()) entries.delete(key)
       entries.set(id, { value, expiresAt })
     },
     take(id: string): T | null {
-      const entry = entries.get(id)
+      const value = get(id)
       entries.delete(id)
-      return entry !== undefined && entry.expiresAt > clock.now() ? entry.value : null
+      return value
     },
   }
 }

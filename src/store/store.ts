@@ -1,6 +1,10 @@
-import type { Session, StoredSession } from '../core/session.ts'
+import type { SessionEvent } from '../core/events.ts'
+import type { EndReason, Session, StoredSession } from '../core/session.ts'
 import type { TokenSet } from '../core/token-set.ts'
 import type { Transaction } from '../core/transaction.ts'
+
+/** An instant on the store's own clock, in milliseconds; only good to be given back to the store. */
+export type StoreInstant = number
 
 /**
  * Logins in progress.
@@ -8,27 +12,111 @@ import type { Transaction } from '../core/transaction.ts'
  * @throws {StoreUnavailable} from every method, when the store gives no definite answer
  */
 export interface TransactionStore {
-  /** Keeps a transaction until it is taken or `expiresAt` passes. */
+  /** Keeps a transaction until it is taken or its lifetime is over. */
   putTransaction(id: string, transaction: Transaction): Promise<void>
   /** Takes a transaction out. Of any number of callers, on any replica, exactly one gets it. */
-  takeTransaction(id: string): Promise<Transaction | null>
+  takeTransaction(id: string): Promise<{ transaction: Transaction; takenAt: StoreInstant } | null>
+}
+
+/** A session that ended just now, by this call and no other. */
+export interface EndedSession {
+  session: Session
+  reason: EndReason
+}
+
+/** What a session id leads to: a live session, or for a day what became of it. */
+export type Lookup =
+  | { state: 'live'; stored: StoredSession }
+  | { state: 'ended'; reason: EndReason; justEnded: EndedSession | null }
+
+/** How a request touches the session that it reads. */
+export interface Touch {
+  /** A user stands behind the request. */
+  active: boolean
+  /** Activity seen earlier and not yet written, milliseconds ago. It counts even if its deadline has passed meanwhile. */
+  pendingAgeMs: number | null
 }
 
 /**
- * Sessions and their tokens.
+ * Sessions, their access tokens and their deadlines.
+ *
+ * Deadlines go by the store's clock and are checked in every operation; only a session that exists is ever written to,
+ * so nothing in flight revives one that has ended. Ending a session removes it, keeps the reason for a day and hands its
+ * refresh token to the outbox in one atomic step: of any number of attempts on any replica exactly one succeeds.
  *
  * @throws {StoreUnavailable} from every method, when the store gives no definite answer
  */
 export interface SessionStore {
-  /** Keeps a new session; both deadlines start now, by the store's clock. */
+  /** Keeps a new session; both deadlines start now. */
   createSession(session: Session, tokens: TokenSet): Promise<void>
   /**
-   * Reads a session, past its deadlines or not: the caller looks at the time left. With `slide` the idle deadline
-   * starts anew, unless one has passed. A record that cannot be opened counts as absent.
+   * Reads a session; one past a deadline ends. Activity moves the idle deadline, but is written at most once per
+   * {@link touchIntervalMs}: `touched` tells the caller whether to remember it for {@link touchSessions}.
    */
-  getSession(id: string, options: { slide: boolean }): Promise<StoredSession | null>
-  /** Takes a session out. Of any number of callers, on any replica, exactly one gets it, and with it the duty to revoke. */
-  takeSession(id: string): Promise<StoredSession | null>
+  getSession(id: string, touch: Touch): Promise<{ found: Lookup | null; touched: boolean }>
+  /** Writes activity that happened a while ago; ids that name no live session are passed over. */
+  touchSessions(activities: readonly { id: string; ageMs: number }[]): Promise<void>
+  /** Ends a session; null when there is none. */
+  endSession(id: string, reason: EndReason): Promise<EndedSession | null>
+}
+
+/** What a visit to a part of the store found. */
+export interface Visit<T> {
+  found: T[]
+  /** When the next entry will be due, in milliseconds; null when there is none. */
+  nextInMs: number | null
+}
+
+/** Sessions by deadline. The store is divided into parts, so that replicas share the work and each call stays small. */
+export interface ExpiryStore {
+  readonly buckets: number
+  /** Ends the sessions of a bucket that are past a deadline, some hundred at a time. */
+  sweep(bucket: number): Promise<Visit<EndedSession>>
+}
+
+/** A refresh token that is waiting to be revoked. */
+export interface QueuedRevocation {
+  id: string
+  /** Null when the record can no longer be opened. */
+  token: string | null
+  reason: EndReason | 'login_failed'
+  /** This attempt included. */
+  attempts: number
+  queuedForMs: number
+}
+
+/** Refresh tokens to be revoked, kept through crashes and outages. */
+export interface OutboxStore {
+  /** Queues a token that belongs to no session, under an id of its own. */
+  queueRevocation(id: string, token: string): Promise<void>
+  /** Takes entries that are due for {@link leaseMs}: until then nobody else gets them, after it somebody does. */
+  claimRevocations(bucket: number, limit: number): Promise<Visit<QueuedRevocation>>
+  /** Removes an entry, or with `retryInMs` makes it due again. */
+  settleRevocation(id: string, retryInMs: number | null): Promise<void>
+  bucketOf(id: string): number
+}
+
+/** How long a claimed revocation is left alone: longer than a call to the provider can take. */
+export const leaseMs = 30_000
+
+/**
+ * Sessions by user, by handle, by the provider's session. Entries are hints: they are written before the session, may
+ * outlive it, and are pruned when read.
+ */
+export interface IndexStore {
+  addToIndexes(id: string, indexes: readonly string[]): Promise<void>
+  removeFromIndexes(id: string, indexes: readonly string[]): Promise<void>
+  /** The live sessions of an index, oldest first. Looking at them does not touch them. */
+  findSessions(index: string): Promise<StoredSession[]>
+  /** Notes that all sessions of an index ended now, for logins still in flight. */
+  markIndexEnded(index: string): Promise<void>
+  /** Whether any of these indexes was ended after an instant. */
+  endedSince(indexes: readonly string[], instant: StoreInstant): Promise<boolean>
+}
+
+/** Word of what happens to sessions on other replicas. It makes things faster; nothing relies on it. */
+export interface SessionEvents {
+  onSessionEvent(listener: (event: SessionEvent) => void): void
 }
 
 /**
@@ -45,6 +133,8 @@ export interface LogoutStore {
 
 /** How long {@link LogoutStore} keeps an address, in seconds. */
 export const logoutLifetime = 300
+/** How long it is remembered why a session ended, in milliseconds. */
+export const tombstoneMs = 86_400_000
 
 /** The lifetimes of sessions, in seconds. */
 export interface Lifetimes {
@@ -52,8 +142,25 @@ export interface Lifetimes {
   absoluteTimeout: number
 }
 
+/** How long before a deadline its approach is told, in milliseconds: a minute, or a third of a short idle timeout. */
+export function warningMs(lifetimes: Lifetimes): number {
+  return Math.min(60_000, Math.floor((lifetimes.idleTimeout * 1000) / 3))
+}
+
+/** How often activity of one session is written, in milliseconds: every 5 seconds, or a tenth of a short idle timeout. */
+export function touchIntervalMs(lifetimes: Lifetimes): number {
+  return Math.min(5000, lifetimes.idleTimeout * 100)
+}
+
 /** Everything the gateway remembers. Two implementations: Redis, and this process's memory for development. */
-export interface Store extends TransactionStore, SessionStore, LogoutStore {
+export interface Store
+  extends TransactionStore,
+    SessionStore,
+    ExpiryStore,
+    OutboxStore,
+    IndexStore,
+    SessionEvents,
+    LogoutStore {
   /** @throws {StoreUnavailable} when the store cannot serve */
   ping(): Promise<void>
   close(): Promise<void>

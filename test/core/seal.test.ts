@@ -16,7 +16,7 @@ test('what was sealed opens in its own place', async t => {
 test('a record opens in no other place', async t => {
   const sealed = seal.seal('session', 'id', 'text')
   t.equal(seal.open('session', 'other', sealed), null, 'another session')
-  t.equal(seal.open('tokens', 'id', sealed), null, 'another type')
+  t.equal(seal.open('refresh', 'id', sealed), null, 'another type')
   const elsewhere = createSeal({ keys: [newKey], context: 'https://idp.example other-client' })
   t.equal(elsewhere.open('session', 'id', sealed), null, 'another application with the same key')
 })

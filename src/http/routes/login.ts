@@ -67,7 +67,8 @@ export function createLoginRoutes(deps: LoginRouteDeps) {
         requireSingle(query)
         if (binding === null)
           throw new LoginRejected('stale', { detail: 'the state and the binding cookie do not belong together' })
-        const finished = await login.finish(query, state, binding)
+        const client = { userAgent: userAgentOf(request), address: request.ip }
+        const finished = await login.finish({ query, state, binding, client })
         cookies.clearBinding(reply, state)
         if (finished.outcome === 'opened') cookies.setSession(reply, finished.cookie)
         return reply.redirect(finished.returnUrl, 303)
@@ -99,6 +100,11 @@ export function createLoginRoutes(deps: LoginRouteDeps) {
       })
     },
   }
+}
+
+/** What a browser calls itself; kept to show the user, so bounded. */
+function userAgentOf(request: FastifyRequest): string {
+  return (request.headers['user-agent'] ?? '').slice(0, 256)
 }
 
 /** The parameters that a browser may shape a login by; all others are ignored, and none may be repeated. */

@@ -1,0 +1,121 @@
+import type { Elapsed } from '../core/clock.ts'
+import type { ExpiryStore, OutboxStore } from '../store/store.ts'
+import type { NoteEnded } from './end-session.ts'
+import type { Revoker } from './revocation.ts'
+
+/** Ends sessions when they are due and empties the outbox, with no request needed. */
+export interface Expiry {
+  start(): void
+  /** Visits the bucket of an id at once: something was put into its outbox. */
+  soon(id: string): void
+  /** Resolves when what was under way is done. */
+  stop(): Promise<void>
+}
+
+/** What the sweep needs. */
+export interface ExpiryDeps {
+  store: ExpiryStore & OutboxStore & { ping(): Promise<void> }
+  noteEnded: NoteEnded
+  revoker: Revoker
+  elapsed: Elapsed
+  /** From 0 to 1. */
+  random: () => number
+  /** After an outage of the store other replicas are given this long to write the activity they remember. */
+  settlingMs: number
+  /** Nothing new can be due sooner than this. */
+  idleTimeoutMs: number
+}
+
+const tickMs = 50
+/** A bucket is visited at least this often, to find what a replica that died left in its outbox. */
+const longestWaitMs = 30_000
+/** Spreads the visits of replicas, so that mostly one finds the work and the others find it done. */
+const jitterMs = 250
+
+/**
+ * Every replica visits each bucket when its next deadline comes: the first ends what is due, atomically, the others find
+ * nothing. A visit tells when the next is worth while; a session that is opened meanwhile cannot be due before its idle
+ * timeout, and deadlines only ever move away.
+ */
+export function createExpiry(deps: ExpiryDeps): Expiry {
+  const { store, revoker, elapsed, random } = deps
+  const visitAt = Array.from({ length: store.buckets }, () => random() * jitterMs)
+  const underWay = new Set<Promise<void>>()
+  const visiting = new Set<number>()
+  let outage = false
+  let sweepFrom = Number.NEGATIVE_INFINITY
+  let timer: NodeJS.Timeout | undefined
+
+  const sweep = async (bucket: number): Promise<number> => {
+    if (elapsed() < sweepFrom) return sweepFrom - elapsed()
+    const { found, nextInMs } = await store.sweep(bucket)
+    for (const ended of found) deps.noteEnded(ended)
+    return Math.min(nextInMs ?? longestWaitMs, deps.idleTimeoutMs)
+  }
+
+  const emptyOutbox = async (bucket: number): Promise<number> => {
+    const limit = revoker.free()
+    if (limit <= 0) return jitterMs
+    const { found, nextInMs } = await store.claimRevocations(bucket, limit)
+    for (const entry of found) revoker.take(entry)
+    return nextInMs ?? longestWaitMs
+  }
+
+  const visit = async (bucket: number) => {
+    // What is put into the outbox during the visit asks for another one.
+    visitAt[bucket] = Number.POSITIVE_INFINITY
+    let waitMs = jitterMs
+    try {
+      waitMs = Math.min(await sweep(bucket), await emptyOutbox(bucket), longestWaitMs)
+    } catch {
+      outage = true
+    }
+    const next = elapsed() + waitMs + random() * jitterMs
+    visitAt[bucket] = Math.min(visitAt[bucket] ?? next, next)
+  }
+
+  const track = (work: Promise<void>) => {
+    const tracked = work.finally(() => underWay.delete(tracked))
+    underWay.add(tracked)
+  }
+
+  const recover = async () => {
+    try {
+      await store.ping()
+      sweepFrom = elapsed() + deps.settlingMs
+      outage = false
+    } catch {
+      // Asked again at the next tick.
+    }
+  }
+
+  const tick = () => {
+    if (outage) {
+      if (underWay.size === 0) track(recover())
+      return
+    }
+    const now = elapsed()
+    for (let bucket = 0; bucket < visitAt.length; bucket += 1) {
+      if ((visitAt[bucket] ?? 0) > now || visiting.has(bucket)) continue
+      visiting.add(bucket)
+      track(visit(bucket).finally(() => visiting.delete(bucket)))
+    }
+  }
+
+  return {
+    start() {
+      timer = setInterval(tick, tickMs)
+      timer.unref()
+    },
+    soon(id) {
+      visitAt[store.bucketOf(id)] = Number.NEGATIVE_INFINITY
+      if (timer !== undefined) setImmediate(tick)
+    },
+    async stop() {
+      clearInterval(timer)
+      timer = undefined
+      await Promise.all(underWay)
+      await revoker.idle()
+    },
+  }
+}

@@ -1,0 +1,97 @@
+import type { Audit } from '../core/events.ts'
+import { randomToken } from '../core/random.ts'
+import { sessionHandle } from '../core/session.ts'
+import type { Provider } from '../oidc/provider.ts'
+import type { OutboxStore, QueuedRevocation } from '../store/store.ts'
+
+/** Revokes what the outbox holds. */
+export interface Revoker {
+  /** How many more entries it can take on. */
+  free(): number
+  /** Takes on an entry that this process has claimed: tries it once and settles it. Never throws. */
+  take(entry: QueuedRevocation): void
+  /** Resolves when nothing is under way. */
+  idle(): Promise<void>
+}
+
+/** Revokes a token that belongs to no session: queued where that is possible, at once where not. Never throws. */
+export type RevokeToken = (token: string) => void
+
+/** Provider calls at a time, in one process. */
+const concurrency = 16
+/** An entry is given up after a day. */
+const giveUpAfterMs = 86_400_000
+const [firstRetryMs, longestRetryMs] = [1000, 300_000]
+
+export interface RevokerDeps {
+  store: Pick<OutboxStore, 'settleRevocation'>
+  provider: Pick<Provider, 'revoke'>
+  audit: Audit
+  /** From 0 to 1. */
+  random: () => number
+}
+
+/**
+ * Tries each entry once per claim. A failure is tried again with exponential backoff and jitter, or when the provider
+ * asks for it (`Retry-After`), until a day has passed. Should this process die, the claim runs out and another takes it.
+ */
+export function createRevoker({ store, provider, audit, random }: RevokerDeps): Revoker {
+  const underWay = new Set<Promise<void>>()
+
+  const attempt = async ({ id, token, reason, attempts, queuedForMs }: QueuedRevocation) => {
+    const session = sessionHandle(id)
+    const record = (outcome: 'revoked' | 'not_supported' | 'pending' | 'gave_up') =>
+      audit({ event: 'revocation', session, reason, outcome, attempts })
+    const result = token === null ? null : await provider.revoke(token)
+    if (result !== null && result.outcome !== 'failed') {
+      record(result.outcome)
+      return store.settleRevocation(id, null)
+    }
+    if (result === null || queuedForMs >= giveUpAfterMs) {
+      record('gave_up')
+      return store.settleRevocation(id, null)
+    }
+    if (attempts === 1) record('pending')
+    const backoffMs = Math.min(firstRetryMs * 2 ** (attempts - 1), longestRetryMs) * (0.5 + random() / 2)
+    return store.settleRevocation(id, Math.max(backoffMs, (result.retryAfter ?? 0) * 1000))
+  }
+
+  return {
+    free: () => concurrency - underWay.size,
+    take(entry) {
+      // What cannot be settled is claimed again when the lease is over; revoking twice does no harm (RFC 7009 §2.2).
+      const work = attempt(entry)
+        .catch(() => {})
+        .finally(() => underWay.delete(work))
+      underWay.add(work)
+    },
+    async idle() {
+      await Promise.all(underWay)
+    },
+  }
+}
+
+export function createRevokeToken(deps: {
+  store: Pick<OutboxStore, 'queueRevocation'>
+  provider: Pick<Provider, 'revoke'>
+  audit: Audit
+  revokeSoon: (id: string) => void
+}): RevokeToken {
+  return token => {
+    const id = randomToken()
+    deps.store.queueRevocation(id, token).then(
+      () => deps.revokeSoon(id),
+      async () => {
+        const { outcome } = await deps.provider.revoke(token)
+        const said = outcome === 'failed' ? 'gave_up' : outcome
+        deps.audit({
+          event: 'revocation',
+          session: sessionHandle(id),
+          reason: 'login_failed',
+          outcome: said,
+          attempts: 1,
+        })
+      },
+    )
+  }
+}

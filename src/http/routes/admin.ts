@@ -1,0 +1,47 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { z } from 'zod'
+import { BadRequest, NotAuthenticated } from '../../core/errors.ts'
+import type { Audit } from '../../core/events.ts'
+import { hash, sameToken } from '../../core/random.ts'
+import type { SessionsFlow } from '../../flows/sessions.ts'
+
+/** What the admin API needs. */
+export interface AdminDeps {
+  sessions: Pick<SessionsFlow, 'endSelected'>
+  token: string
+  /** Assumed for a `sid` or `sub` that is given alone. */
+  issuer: string
+  audit: Audit
+}
+
+const name = z.string().min(1).max(512)
+const issuer = name.optional()
+const selectors = z.union([
+  z.strictObject({ session: name }),
+  z.strictObject({ sid: name, iss: issuer }),
+  z.strictObject({ sub: name, iss: issuer }),
+])
+
+/** `POST /admin/revoke` with the bearer secret: ends sessions by handle, provider session or user → `{"ended":n}`. */
+export function registerAdmin(app: FastifyInstance, deps: AdminDeps): void {
+  // Hashed, so that the comparison does not tell the secret's length.
+  const expected = hash(`Bearer ${deps.token}`)
+
+  app.post('/admin/revoke', {
+    async onRequest(request: FastifyRequest, reply) {
+      if (sameToken(hash(request.headers.authorization ?? ''), expected)) return
+      deps.audit({ event: 'admin_refused' })
+      reply.header('www-authenticate', 'Bearer')
+      throw new NotAuthenticated(null)
+    },
+    async handler(request) {
+      const selector = selectors.safeParse(request.body)
+      if (!selector.success)
+        throw new BadRequest('The body must be {"session":…}, {"iss":…,"sid":…} or {"iss":…,"sub":…}.')
+      const { data } = selector
+      return {
+        ended: await deps.sessions.endSelected('session' in data ? data : { ...data, iss: data.iss ?? deps.issuer }),
+      }
+    },
+  })
+}

@@ -1,0 +1,194 @@
+/**
+ * The Lua that needs to be atomic. A script is given the prefix of one bucket, `<prefix>{bNNN}:`, as its key, touches
+ * keys of that bucket alone, so that it runs on one slot of a cluster, and tells the time by Redis's own clock.
+ *
+ *   session:<id>   hash: session, access, refresh (sealed); idle, absolute (deadlines, ms)
+ *   ended:<id>     string: why the session ended
+ *   due            sorted set: session ids by a deadline that is never later than the true one
+ *   outbox         sorted set: ids by the time of their next attempt
+ *   outbox:token   hash: id → sealed refresh token
+ *   outbox:about   hash: id → JSON {reason, queuedAt, attempts}
+ *
+ * ARGV[1] is always the channel on which other replicas hear of ends and extensions.
+ */
+
+const prelude = `
+local bucket, channel = KEYS[1], ARGV[1]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function sessionKey(id) return bucket .. 'session:' .. id end`
+
+/** A record outlives its last deadline by this long, so that its refresh token is still there to be revoked. */
+const retentionMs = 7 * 86_400_000
+/** An entry of the outbox is settled long before this. */
+const outboxMs = 30 * 86_400_000
+
+const queue = `
+local function queue(id, token, reason)
+  redis.call('HSET', bucket .. 'outbox:token', id, token)
+  redis.call('HSET', bucket .. 'outbox:about', id, cjson.encode({ reason = reason, queuedAt = now, attempts = 0 }))
+  redis.call('ZADD', bucket .. 'outbox', now, id)
+  for _, part in ipairs({ 'outbox', 'outbox:token', 'outbox:about' }) do
+    redis.call('PEXPIRE', bucket .. part, ${outboxMs})
+  end
+end`
+
+/** The one way in which a session ends. Whatever is in flight finds no session to write to. */
+const finish = (tombstoneMs: number) => `${queue}
+local function finish(id, reason)
+  local fields = redis.call('HMGET', sessionKey(id), 'session', 'refresh')
+  if not fields[1] then return false end
+  redis.call('DEL', sessionKey(id))
+  redis.call('ZREM', bucket .. 'due', id)
+  redis.call('SET', bucket .. 'ended:' .. id, reason, 'PX', ${tombstoneMs})
+  if fields[2] then queue(id, fields[2], reason) end
+  redis.call('PUBLISH', channel, 'ended ' .. id .. ' ' .. reason)
+  return fields[1]
+end
+local function overdue(idle, absolute)
+  return now >= absolute and 'absolute' or (now >= idle and 'idle')
+end`
+
+/** Activity counts when it happened before the deadline, however late it is told. */
+const touch = (warningMs: number) => `
+local function touch(id, idle, absolute, at, timeout)
+  local deadline = math.min(at + timeout, absolute)
+  if at >= idle or deadline <= idle then return idle end
+  redis.call('HSET', sessionKey(id), 'idle', deadline)
+  if idle - now < ${warningMs} then redis.call('PUBLISH', channel, 'extended ' .. id) end
+  return deadline
+end`
+
+/** Builds the scripts. */
+export function createScripts({ tombstoneMs, warningMs }: { tombstoneMs: number; warningMs: number }) {
+  return {
+    /** ARGV: channel, id, sealed session, sealed access token, sealed refresh token or '', idle timeout ms, absolute timeout ms. */
+    createSession: `${prelude}
+local id, absolute = ARGV[2], now + tonumber(ARGV[7])
+local idle = math.min(now + tonumber(ARGV[6]), absolute)
+redis.call('HSET', sessionKey(id), 'session', ARGV[3], 'access', ARGV[4], 'idle', idle, 'absolute', absolute)
+if ARGV[5] ~= '' then redis.call('HSET', sessionKey(id), 'refresh', ARGV[5]) end
+redis.call('PEXPIREAT', sessionKey(id), absolute + ${retentionMs})
+redis.call('ZADD', bucket .. 'due', idle, id)
+redis.call('PEXPIRE', bucket .. 'due', tonumber(ARGV[7]) + ${retentionMs})`,
+
+    /**
+     * ARGV: channel, id, idle timeout ms, age of unwritten activity ms or -1, whether active (1, 0), touch interval ms.
+     * → nothing · 'live', session, access, idle ms left, absolute ms left, touched · 'ended', reason, session or nothing
+     */
+    getSession: `${prelude}${finish(tombstoneMs)}${touch(warningMs)}
+local id, timeout, age = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local fields = redis.call('HMGET', sessionKey(id), 'session', 'access', 'idle', 'absolute')
+if not fields[1] then
+  local reason = redis.call('GET', bucket .. 'ended:' .. id)
+  return reason and { 'ended', reason }
+end
+local idle, absolute = tonumber(fields[3]), tonumber(fields[4])
+if age >= 0 then idle = touch(id, idle, absolute, now - age, timeout) end
+local reason = overdue(idle, absolute)
+if reason then return { 'ended', reason, finish(id, reason) } end
+local touched = 0
+if ARGV[5] == '1' and now - (idle - timeout) >= tonumber(ARGV[6]) then
+  idle = touch(id, idle, absolute, now, timeout)
+  touched = 1
+end
+return { 'live', fields[1], fields[2], idle - now, absolute - now, touched }`,
+
+    /** ARGV: channel, id. → as getSession for a live session, and nothing otherwise; touches nothing. */
+    peekSession: `${prelude}
+local fields = redis.call('HMGET', sessionKey(ARGV[2]), 'session', 'access', 'idle', 'absolute')
+if not fields[1] then return nil end
+local idle, absolute = tonumber(fields[3]) - now, tonumber(fields[4]) - now
+if idle <= 0 or absolute <= 0 then return nil end
+return { 'live', fields[1], fields[2], idle, absolute, 0 }`,
+
+    /** ARGV: channel, idle timeout ms, then id and age in ms of each activity. */
+    touchSessions: `${prelude}${touch(warningMs)}
+for index = 3, #ARGV, 2 do
+  local id = ARGV[index]
+  local fields = redis.call('HMGET', sessionKey(id), 'idle', 'absolute')
+  if fields[1] then
+    touch(id, tonumber(fields[1]), tonumber(fields[2]), now - tonumber(ARGV[index + 1]), tonumber(ARGV[2]))
+  end
+end`,
+
+    /** ARGV: channel, id, reason. → session or nothing */
+    endSession: `${prelude}${finish(tombstoneMs)}
+return finish(ARGV[2], ARGV[3])`,
+
+    /** ARGV: channel, limit. → ms until the next entry is due or -1, then id, reason and session of each that ended */
+    sweep: `${prelude}${finish(tombstoneMs)}
+local due, reply = bucket .. 'due', { -1 }
+for _, id in ipairs(redis.call('ZRANGE', due, '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[2])) do
+  local fields = redis.call('HMGET', sessionKey(id), 'idle', 'absolute')
+  local idle, absolute = tonumber(fields[1]), tonumber(fields[2])
+  local reason = idle and overdue(idle, absolute)
+  if not idle then redis.call('ZREM', due, id)
+  elseif not reason then redis.call('ZADD', due, math.min(idle, absolute), id)
+  else
+    local session = finish(id, reason)
+    if session then
+      for _, value in ipairs({ id, reason, session }) do reply[#reply + 1] = value end
+    end
+  end
+end
+local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
+if first[2] then reply[1] = math.max(0, first[2] - now) end
+return reply`,
+
+    /** ARGV: channel, id, sealed token. */
+    queueRevocation: `${prelude}${queue}
+queue(ARGV[2], ARGV[3], 'login_failed')`,
+
+    /** ARGV: channel, limit, lease ms. → ms until the next entry is due or -1, then id, token, about and age of each */
+    claimRevocations: `${prelude}
+local outbox, reply = bucket .. 'outbox', { -1 }
+for _, id in ipairs(redis.call('ZRANGE', outbox, '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[2])) do
+  local token, about = redis.call('HGET', outbox .. ':token', id), redis.call('HGET', outbox .. ':about', id)
+  if token and about then
+    about = cjson.decode(about)
+    about.attempts = about.attempts + 1
+    redis.call('HSET', outbox .. ':about', id, cjson.encode(about))
+    redis.call('ZADD', outbox, now + tonumber(ARGV[3]), id)
+    for _, value in ipairs({ id, token, about.reason, about.attempts, now - about.queuedAt }) do
+      reply[#reply + 1] = value
+    end
+  else
+    redis.call('ZREM', outbox, id)
+  end
+end
+local first = redis.call('ZRANGE', outbox, 0, 0, 'WITHSCORES')
+if first[2] then reply[1] = math.max(0, first[2] - now) end
+return reply`,
+
+    /** ARGV: channel, id, ms until it is tried again, or -1 to forget it. */
+    settleRevocation: `${prelude}
+local outbox, id, retry = bucket .. 'outbox', ARGV[2], tonumber(ARGV[3])
+if retry < 0 then
+  redis.call('ZREM', outbox, id)
+  redis.call('HDEL', outbox .. ':token', id)
+  redis.call('HDEL', outbox .. ':about', id)
+elseif redis.call('ZSCORE', outbox, id) then
+  redis.call('ZADD', outbox, now + retry, id)
+end`,
+
+    /** KEYS: a value to be taken. → value, time */
+    takeOnce: `
+local value = redis.call('GETDEL', KEYS[1])
+local time = redis.call('TIME')
+return value and { value, time[1] * 1000 + math.floor(time[2] / 1000) }`,
+
+    /** KEYS: members of an index · ARGV: id, absolute timeout ms. Entries older than that name nothing live. */
+    addToIndex: `
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[2]))
+redis.call('PEXPIRE', KEYS[1], ARGV[2])`,
+
+    /** KEYS: mark of an index · ARGV: lifetime ms. */
+    markIndexEnded: `
+local time = redis.call('TIME')
+redis.call('SET', KEYS[1], time[1] * 1000 + math.floor(time[2] / 1000), 'PX', ARGV[1])`,
+  }
+}

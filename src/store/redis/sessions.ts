@@ -1,0 +1,125 @@
+import type { Seal } from '../../core/seal.ts'
+import type { EndReason, Session, StoredSession } from '../../core/session.ts'
+import type { AccessToken } from '../../core/token-set.ts'
+import {
+  type EndedSession,
+  type ExpiryStore,
+  type Lifetimes,
+  type Lookup,
+  type SessionStore,
+  touchIntervalMs,
+} from '../store.ts'
+import { answered } from './answered.ts'
+import type { RedisClient } from './client.ts'
+import { buckets, type Keys } from './keys.ts'
+
+/** What sessions in Redis are made of. */
+export interface RedisSessionsOptions {
+  client: RedisClient
+  seal: Seal
+  keys: Keys
+  lifetimes: Lifetimes
+  /** Called when a record was changed, moved, or sealed with a key that is no longer known. */
+  onUnreadable: (sessionId: string) => void
+}
+
+type LiveReply = [state: Buffer, session: Buffer, access: Buffer, idle: number, absolute: number, touched: number]
+type EndedReply = [state: Buffer, reason: Buffer, session?: Buffer]
+
+const sweepLimit = 200
+
+/** Sessions in Redis; see the scripts for the layout. */
+export function createRedisSessions(options: RedisSessionsOptions) {
+  const { client, seal, keys, lifetimes, onUnreadable } = options
+  const idleMs = lifetimes.idleTimeout * 1000
+  const absoluteMs = lifetimes.absoluteTimeout * 1000
+  const intervalMs = touchIntervalMs(lifetimes)
+
+  const openSession = (id: string, sealed: Buffer): Session | null => {
+    const text = seal.open('session', id, sealed)
+    if (text === null) onUnreadable(id)
+    return text === null ? null : (JSON.parse(text) as Session)
+  }
+
+  const openLive = (id: string, reply: LiveReply): StoredSession | null => {
+    const session = openSession(id, reply[1])
+    const access = session === null ? null : seal.open('access', id, reply[2])
+    if (session !== null && access === null) onUnreadable(id)
+    if (session === null || access === null) return null
+    const accessToken = JSON.parse(access) as AccessToken
+    return { session, accessToken, idleExpiresInMs: reply[3], absoluteExpiresInMs: reply[4] }
+  }
+
+  const openEnded = (id: string, sealed: Buffer, reason: EndReason): EndedSession | null => {
+    const session = openSession(id, sealed)
+    return session === null ? null : { session, reason }
+  }
+
+  const lookup = (id: string, reply: LiveReply | EndedReply): Lookup | null => {
+    if (reply[0].toString() === 'live') {
+      const stored = openLive(id, reply as LiveReply)
+      return stored === null ? null : { state: 'live', stored }
+    }
+    const reason = reply[1].toString() as EndReason
+    const sealed = (reply as EndedReply)[2]
+    return { state: 'ended', reason, justEnded: sealed ? openEnded(id, sealed, reason) : null }
+  }
+
+  const store: SessionStore & ExpiryStore = {
+    buckets,
+
+    async createSession({ id, ...rest }, tokens) {
+      const session = seal.seal('session', id, JSON.stringify({ id, ...rest }))
+      const access = seal.seal('access', id, JSON.stringify(tokens.access))
+      const refresh = tokens.refresh === undefined ? '' : seal.seal('refresh', id, tokens.refresh)
+      const args = [keys.channel, id, session, access, refresh, idleMs, absoluteMs]
+      await answered(client.createSession(keys.bucketFor(id), ...args))
+    },
+
+    async getSession(id, { active, pendingAgeMs }) {
+      const age = pendingAgeMs === null ? -1 : Math.ceil(pendingAgeMs)
+      const args = [keys.channel, id, idleMs, age, active ? 1 : 0, intervalMs]
+      const reply = await answered<LiveReply | EndedReply | null>(client.getSessionBuffer(keys.bucketFor(id), ...args))
+      return { found: reply && lookup(id, reply), touched: reply?.[5] === 1 }
+    },
+
+    async touchSessions(activities) {
+      const byBucket = new Map<string, (string | number)[]>()
+      for (const { id, ageMs } of activities) {
+        const bucket = keys.bucketFor(id)
+        byBucket.set(bucket, [...(byBucket.get(bucket) ?? []), id, Math.ceil(ageMs)])
+      }
+      const flushes = [...byBucket].map(([bucket, pairs]) =>
+        client.touchSessions(bucket, keys.channel, idleMs, ...pairs),
+      )
+      await answered(Promise.all(flushes))
+    },
+
+    async endSession(id, reason) {
+      const sealed = await answered<Buffer | null>(
+        client.endSessionBuffer(keys.bucketFor(id), keys.channel, id, reason),
+      )
+      return sealed && openEnded(id, sealed, reason)
+    },
+
+    async sweep(bucket) {
+      const [next, ...ended] = await answered<[number, ...Buffer[]]>(
+        client.sweepBuffer(keys.bucket(bucket), keys.channel, sweepLimit),
+      )
+      const found: EndedSession[] = []
+      for (let index = 0; index + 2 < ended.length; index += 3) {
+        const [id, reason, sealed] = ended.slice(index, index + 3) as [Buffer, Buffer, Buffer]
+        const session = openEnded(id.toString(), sealed, reason.toString() as EndReason)
+        if (session !== null) found.push(session)
+      }
+      return { found, nextInMs: next < 0 ? null : next }
+    },
+  }
+
+  const peek = async (id: string): Promise<StoredSession | null> => {
+    const reply = await answered<LiveReply | null>(client.peekSessionBuffer(keys.bucketFor(id), keys.channel, id))
+    return reply && openLive(id, reply)
+  }
+
+  return { ...store, peek }
+}
