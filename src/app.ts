@@ -1,19 +1,8 @@
-import { randomBytes } from 'node:crypto'
 import cookie from '@fastify/cookie'
-import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
+import fastify, { type FastifyInstance, LogController } from 'fastify'
 import type { Config } from './config/load.ts'
-import { type Clock, type Elapsed, systemClock } from './core/clock.ts'
+import { type Clock, systemClock } from './core/clock.ts'
 import type { Audit } from './core/events.ts'
-import { createSeal } from './core/seal.ts'
-import { type Session, sessionHandle } from './core/session.ts'
-import { createGetAccessToken } from './flows/access-token.ts'
-import { createEndSession, createNoteEnded } from './flows/end-session.ts'
-import { createExpiry } from './flows/expiry.ts'
-import { createLoginFlow } from './flows/login.ts'
-import { createLogoutFlow } from './flows/logout.ts'
-import { createRevoker, createRevokeToken } from './flows/revocation.ts'
-import { createSessionsFlow } from './flows/sessions.ts'
-import { createSessionUse } from './flows/use-session.ts'
 import { createCookies } from './http/cookies.ts'
 import { createCsrf } from './http/csrf.ts'
 import { createEventStreams } from './http/event-streams.ts'
@@ -31,11 +20,9 @@ import { createSessionsRoutes } from './http/routes/sessions.ts'
 import { createUserRoute } from './http/routes/user.ts'
 import { createReadSession } from './http/session.ts'
 import { opensPage, registerSpa } from './http/spa.ts'
-import { createProviderFetch, type FetchLimits } from './oidc/fetch.ts'
-import { createProvider } from './oidc/provider.ts'
-import { createMemoryStore } from './store/memory.ts'
-import { createRedisStore } from './store/redis.ts'
-import { type Lifetimes, type Store, touchIntervalMs, warningMs } from './store/store.ts'
+import type { FetchLimits } from './oidc/fetch.ts'
+import { createParts } from './parts.ts'
+import { warningMs } from './store/store.ts'
 
 /** What a gateway is built from; tests bring their own clock, log stream and limits. */
 export interface AppOptions {
@@ -59,82 +46,19 @@ export interface App {
 /** Constructs the parts and registers them, in the order in which a request meets them. */
 export async function buildApp(options: AppOptions): Promise<App> {
   const { config, clock = systemClock } = options
-  // A manual clock also tells how long ago things were; the machine's may jump, so that is asked of another.
-  const elapsed: Elapsed = options.clock?.now ?? (() => performance.now())
   const publicOrigin = new URL(config.publicUrl)
   const endpoint = (name: string) => `${config.bffPath}/${name}`
   // What lies below these answers scripts; everything else is the SPA's.
   const scriptPaths = [config.bffPath, ...config.upstreams.map(upstream => upstream.path)]
 
-  const serverOptions = {
-    logger: loggerOptions(config.logLevel, options.logStream),
-    clientErrorHandler: answerParserError,
-    requestTimeout: 120_000,
-    http: { headersTimeout: 20_000 },
-  }
-  const logging = (everyRequest: boolean) => ({
-    logController: new LogController({ disableRequestLogging: !everyRequest }),
-  })
-  const publicServer: FastifyInstance = fastify({ ...serverOptions, ...logging(config.accessLog) })
-  const internalServer: FastifyInstance = fastify({ ...serverOptions, ...logging(false) })
+  const [publicServer, internalServer] = createServers(options)
   const { log } = publicServer
   const audit: Audit = event => log.info(event, 'audit')
-
-  const store = createStore({ config, clock, audit, log })
-  const provider = createProvider({
-    issuer: config.oidcIssuer,
-    discoveryUrl: config.oidcDiscoveryUrl,
-    clientId: config.oidcClientId,
-    clientSecret: config.oidcClientSecret,
-    clientAuth: config.oidcClientAuth,
-    redirectUri: config.publicUrl + endpoint('callback'),
-    postLogoutUri: config.publicUrl + config.postLogoutPath,
-    scope: config.oidcScope,
-    authorizeParameters: config.oidcAuthorizeParams,
-    idTokenAlgorithms: config.oidcIdTokenAlgs,
-    userInfo: config.oidcUserinfo,
-    userClaims: config.userClaims,
-    fetch: createProviderFetch(options.providerLimits),
-    clock,
-  })
-
-  const lifetimes = lifetimesOf(config)
-  const revoker = createRevoker({ store, provider, audit, random: Math.random })
-  const noteEnded = createNoteEnded({ store, audit, revokeSoon: id => expiry.soon(id) })
-  const expiry = createExpiry({
-    store,
-    noteEnded,
-    revoker,
-    elapsed,
-    random: Math.random,
-    settlingMs: 2 * touchIntervalMs(lifetimes),
-    idleTimeoutMs: lifetimes.idleTimeout * 1000,
-  })
-  const revokeToken = createRevokeToken({ store, provider, audit, revokeSoon: expiry.soon })
-  const endSession = createEndSession({ store, noteEnded })
-  const sessionUse = createSessionUse({ store, noteEnded, elapsed })
-  const sessions = createSessionsFlow({
-    store,
-    endSession,
-    clock,
-    idleTimeoutMs: lifetimes.idleTimeout * 1000,
-    maximumPerUser: config.sessionMaxPerUser,
-  })
-  const login = createLoginFlow({
-    store,
-    provider,
-    endSession,
-    revokeToken,
-    enforceLimit: sessions.enforceLimit,
-    audit,
-    clock,
-    returnUrlRules: {
-      origin: config.publicUrl,
-      excludedPaths: scriptPaths,
-    },
-  })
-  const logout = createLogoutFlow({ store, provider, endSession, postLogoutPath: config.postLogoutPath })
-  const getAccessToken = createGetAccessToken({ endSession, clock })
+  // A manual clock also tells how long ago things were; the machine's may jump, so that is asked of another.
+  const elapsed = options.clock?.now ?? (() => performance.now())
+  const { providerLimits } = options
+  const parts = createParts({ config, clock, elapsed, audit, log, providerLimits, scriptPaths })
+  const { store, sessionUse, sessions } = parts
 
   const cookies = createCookies({ name: config.sessionCookieName, sameSite: config.sessionCookieSamesite })
   const guardDeps = {
@@ -142,28 +66,21 @@ export async function buildApp(options: AppOptions): Promise<App> {
     readSession: createReadSession({ cookies, use: sessionUse.use }),
     audit,
   }
-  const loginRoutes = createLoginRoutes({
-    login,
-    cookies,
-    audit,
-    loginUrl: endpoint('login'),
-    failedUrl: endpoint('login/failed'),
-  })
+  const [loginUrl, logoutUrl] = [endpoint('login'), endpoint('logout')]
+  const { login, logout } = parts
+  const loginRoutes = createLoginRoutes({ login, cookies, audit, loginUrl, failedUrl: endpoint('login/failed') })
   const logoutRoutes = createLogoutRoutes({
     logout,
     cookies,
     postLogoutPath: config.postLogoutPath,
-    logoutUrl: endpoint('logout'),
+    logoutUrl,
     continueUrl: endpoint('logout/continue'),
   })
-  const user = createUserRoute({
-    logoutUrl: (session: Session) => `${endpoint('logout')}?token=${session.logoutToken}`,
-  })
-
+  const user = createUserRoute({ logoutUrl: session => `${logoutUrl}?token=${session.logoutToken}` })
   const sessionsRoutes = createSessionsRoutes({ sessions })
   const streams = createEventStreams({
     look: id => sessionUse.use(id, { active: false }),
-    warningMs: warningMs(lifetimes),
+    warningMs: warningMs(parts.lifetimes),
     headers: ownHeaders,
   })
   store.onSessionEvent(streams.dispatch)
@@ -188,22 +105,21 @@ export async function buildApp(options: AppOptions): Promise<App> {
   await publicServer.register(cookie, { hook: false })
   registerTargetChecks(publicServer, { publicOrigin })
   registerProblems(publicServer, {
-    loginUrl: endpoint('login'),
+    loginUrl,
     opensPage: request => config.spaDir !== undefined && opensPage(request, scriptPaths),
   })
   registerGuarded(publicServer, table, guardDeps)
+  const { getAccessToken } = parts
   registerProxy(publicServer, config.upstreams, { check: createGuard(guardDeps), getAccessToken, publicOrigin })
   if (config.spaDir !== undefined) await registerSpa(publicServer, { directory: config.spaDir })
+  publicServer.addHook('preClose', async () => streams.close())
 
   let stopping = false
+  const checks = { store: store.ping, provider: parts.provider.ready }
   registerProblems(internalServer, { opensPage: () => false })
-  registerHealth(internalServer, { checks: { store: store.ping, provider: provider.ready }, stopping: () => stopping })
-
+  registerHealth(internalServer, { checks, stopping: () => stopping })
   if (config.adminToken !== undefined)
     registerAdmin(internalServer, { sessions, token: config.adminToken, issuer: config.oidcIssuer, audit })
-  publicServer.addHook('preClose', async () => streams.close())
-  const flushing = setInterval(() => void sessionUse.flush(), touchIntervalMs(lifetimes))
-  flushing.unref()
 
   return {
     publicServer,
@@ -211,42 +127,26 @@ export async function buildApp(options: AppOptions): Promise<App> {
     async listen() {
       await internalServer.listen({ host: config.adminHost, port: config.adminPort })
       await publicServer.listen({ host: config.host, port: config.port })
-      expiry.start()
+      parts.start()
     },
     async close() {
       stopping = true
       await publicServer.close()
       await internalServer.close()
-      clearInterval(flushing)
-      await sessionUse.flush()
-      await expiry.stop()
-      await store.close()
+      await parts.stop()
     },
   }
 }
 
-function createStore(deps: { config: Config; clock: Clock; audit: Audit; log: FastifyBaseLogger }): Store {
-  const { config, clock, audit, log } = deps
-  const lifetimes = lifetimesOf(config)
-  if (config.redisUrl === undefined) {
-    log.warn('sessions live in the memory of this process and end with it: set REDIS_URL')
-    return createMemoryStore({ clock, lifetimes })
-  }
-  if (config.sessionKeys === undefined)
-    log.warn('sessions are sealed with a key made up at this start and end with it: set SESSION_KEYS')
-  return createRedisStore({
-    address: { url: config.redisUrl, ca: config.redisCaFile },
-    seal: createSeal({
-      keys: config.sessionKeys ?? [randomBytes(32)],
-      context: JSON.stringify([config.oidcIssuer, config.oidcClientId]),
-    }),
-    prefix: config.redisPrefix,
-    lifetimes,
-    onUnreadable: id => audit({ event: 'record_unreadable', session: sessionHandle(id) }),
-    onLinkError: error => log.warn({ err: error }, 'the link to Redis is broken'),
-  })
-}
-
-function lifetimesOf(config: Config): Lifetimes {
-  return { idleTimeout: config.sessionIdleTimeout, absoluteTimeout: config.sessionAbsoluteTimeout }
+/** The public listener and the internal one, with the same limits and the same log. */
+function createServers({ config, logStream }: AppOptions): [FastifyInstance, FastifyInstance] {
+  const create = (logsEveryRequest: boolean): FastifyInstance =>
+    fastify({
+      logger: loggerOptions(config.logLevel, logStream),
+      logController: new LogController({ disableRequestLogging: !logsEveryRequest }),
+      clientErrorHandler: answerParserError,
+      requestTimeout: 120_000,
+      http: { headersTimeout: 20_000 },
+    })
+  return [create(config.accessLog), create(false)]
 }

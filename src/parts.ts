@@ -1,0 +1,129 @@
+import { randomBytes } from 'node:crypto'
+import type { Config } from './config/load.ts'
+import type { Clock, Elapsed } from './core/clock.ts'
+import type { Audit } from './core/events.ts'
+import { createSeal } from './core/seal.ts'
+import { sessionHandle } from './core/session.ts'
+import { createGetAccessToken } from './flows/access-token.ts'
+import { createEndSession, createNoteEnded } from './flows/end-session.ts'
+import { createExpiry } from './flows/expiry.ts'
+import { createLoginFlow } from './flows/login.ts'
+import { createLogoutFlow } from './flows/logout.ts'
+import { createRevoker, createRevokeToken } from './flows/revocation.ts'
+import { createSessionsFlow } from './flows/sessions.ts'
+import { createSessionUse } from './flows/use-session.ts'
+import { createProviderFetch, type FetchLimits } from './oidc/fetch.ts'
+import { createProvider, type Provider } from './oidc/provider.ts'
+import { createMemoryStore } from './store/memory.ts'
+import { createRedisStore } from './store/redis.ts'
+import { type Lifetimes, type Store, touchIntervalMs } from './store/store.ts'
+
+/** What the parts are made of. */
+export interface PartsOptions {
+  config: Config
+  clock: Clock
+  elapsed: Elapsed
+  audit: Audit
+  log: { warn(fields: object, message: string): void }
+  providerLimits: Partial<FetchLimits> | undefined
+  /** Paths that answer scripts, to which nobody is sent after a login. */
+  scriptPaths: readonly string[]
+}
+
+export type Parts = ReturnType<typeof createParts>
+
+/** Constructs everything below http: the two outside worlds and the flows between them. */
+export function createParts(options: PartsOptions) {
+  const { config, clock, elapsed, audit } = options
+  const lifetimes: Lifetimes = {
+    idleTimeout: config.sessionIdleTimeout,
+    absoluteTimeout: config.sessionAbsoluteTimeout,
+  }
+  const idleTimeoutMs = lifetimes.idleTimeout * 1000
+  const touchMs = touchIntervalMs(lifetimes)
+  const { random } = Math
+
+  const store = openStore(options, lifetimes)
+  const provider = openProvider(options)
+
+  const revoker = createRevoker({ store, provider, audit, random })
+  const noteEnded = createNoteEnded({ store, audit, revokeSoon: id => expiry.soon(id) })
+  // Other replicas are given two intervals after an outage to write what they remember.
+  const settlingMs = 2 * touchMs
+  const expiry = createExpiry({ store, noteEnded, revoker, elapsed, random, settlingMs, idleTimeoutMs })
+  const revokeToken = createRevokeToken({ store, provider, audit, revokeSoon: expiry.soon })
+  const endSession = createEndSession({ store, noteEnded })
+  const sessionUse = createSessionUse({ store, noteEnded, elapsed })
+  const maximumPerUser = config.sessionMaxPerUser
+  const sessions = createSessionsFlow({ store, endSession, clock, idleTimeoutMs, maximumPerUser })
+  const { enforceLimit } = sessions
+  const returnUrlRules = { origin: config.publicUrl, excludedPaths: options.scriptPaths }
+  const loginDeps = { store, provider, endSession, revokeToken, enforceLimit, audit, clock, returnUrlRules }
+  const login = createLoginFlow(loginDeps)
+  const logout = createLogoutFlow({ store, provider, endSession, postLogoutPath: config.postLogoutPath })
+  const getAccessToken = createGetAccessToken({ endSession, clock })
+
+  let flushing: NodeJS.Timeout | undefined
+  return {
+    lifetimes,
+    store,
+    provider,
+    login,
+    logout,
+    sessions,
+    sessionUse,
+    getAccessToken,
+    /** Starts what happens without a request. */
+    start() {
+      expiry.start()
+      flushing = setInterval(() => void sessionUse.flush(), touchMs)
+      flushing.unref()
+    },
+    /** Writes the activity that is remembered, finishes the revocations under way, and lets go of the store. */
+    async stop() {
+      clearInterval(flushing)
+      await sessionUse.flush()
+      await expiry.stop()
+      await store.close()
+    },
+  }
+}
+
+function openProvider({ config, clock, providerLimits }: PartsOptions): Provider {
+  return createProvider({
+    issuer: config.oidcIssuer,
+    discoveryUrl: config.oidcDiscoveryUrl,
+    clientId: config.oidcClientId,
+    clientSecret: config.oidcClientSecret,
+    clientAuth: config.oidcClientAuth,
+    redirectUri: `${config.publicUrl}${config.bffPath}/callback`,
+    postLogoutUri: config.publicUrl + config.postLogoutPath,
+    scope: config.oidcScope,
+    authorizeParameters: config.oidcAuthorizeParams,
+    idTokenAlgorithms: config.oidcIdTokenAlgs,
+    userInfo: config.oidcUserinfo,
+    userClaims: config.userClaims,
+    fetch: createProviderFetch(providerLimits),
+    clock,
+  })
+}
+
+function openStore({ config, clock, audit, log }: PartsOptions, lifetimes: Lifetimes): Store {
+  if (config.redisUrl === undefined) {
+    log.warn({ variable: 'REDIS_URL' }, 'sessions live in the memory of this process and end with it')
+    return createMemoryStore({ clock, lifetimes })
+  }
+  if (config.sessionKeys === undefined)
+    log.warn({ variable: 'SESSION_KEYS' }, 'sessions are sealed with a key made up at this start and end with it')
+  return createRedisStore({
+    address: { url: config.redisUrl, ca: config.redisCaFile },
+    seal: createSeal({
+      keys: config.sessionKeys ?? [randomBytes(32)],
+      context: JSON.stringify([config.oidcIssuer, config.oidcClientId]),
+    }),
+    prefix: config.redisPrefix,
+    lifetimes,
+    onUnreadable: id => audit({ event: 'record_unreadable', session: sessionHandle(id) }),
+    onLinkError: error => log.warn({ err: error }, 'the link to Redis is broken'),
+  })
+}
