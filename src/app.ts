@@ -126,8 +126,8 @@ export async function buildApp(options: AppOptions): Promise<App> {
     internalServer,
     async listen() {
       await internalServer.listen({ host: config.adminHost, port: config.adminPort })
+      await parts.start()
       await publicServer.listen({ host: config.host, port: config.port })
-      parts.start()
     },
     async close() {
       stopping = true

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Config } from './config/load.ts'
 import type { Clock, Elapsed } from './core/clock.ts'
 import type { Audit } from './core/events.ts'
@@ -73,8 +74,9 @@ export function createParts(options: PartsOptions) {
     sessions,
     sessionUse,
     getAccessToken,
-    /** Starts what happens without a request. */
-    start() {
+    /** Waits a moment for the store, so that the first requests find it, and starts what happens without a request. */
+    async start() {
+      await answers(store)
       expiry.start()
       flushing = setInterval(() => void sessionUse.flush(), touchMs)
       flushing.unref()
@@ -86,6 +88,20 @@ export function createParts(options: PartsOptions) {
       await expiry.stop()
       await store.close()
     },
+  }
+}
+
+const patienceMs = 3000
+
+/** Resolves when the store answers, or when it has been waited for long enough: it may come up later. */
+async function answers(store: Store): Promise<void> {
+  for (let waitedMs = 0; waitedMs < patienceMs; waitedMs += 50) {
+    const up = await store.ping().then(
+      () => true,
+      () => false,
+    )
+    if (up) return
+    await sleep(50)
   }
 }
 
