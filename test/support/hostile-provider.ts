@@ -120,7 +120,7 @@ export async function startHouse(t: Test, options: HouseOptions = {}): Promise<H
     if (answer.url.includes('/callback')) {
       const events = gateway.events('login_rejected')
       hold(`one login_rejected is in the audit log, not ${events.length}`, events.length === 1)
-      hold('nothing is left in Redis', (await redis.keys()).length === 0)
+      hold('no login under way is in Redis', !(await redis.keys()).some(key => key.includes(':transaction:')))
     }
     hold('no session is in Redis', !(await redis.keys()).some(key => key.includes(':session:')))
     hold('no login succeeded in the audit log', gateway.events('login_succeeded').length === 0)
@@ -135,15 +135,16 @@ export async function startHouse(t: Test, options: HouseOptions = {}): Promise<H
       return [`the login is refused: ${answer.status} ${JSON.stringify(gateway.events('login_rejected'))}`]
     const user = await browser.api('/bff/user')
     const call = await browser.api('/api/items')
-    const ttls = await Promise.all((await redis.keys()).map(key => redis.client.pttl(key)))
+    const keys = await redis.keys()
+    const ttls = await Promise.all(keys.map(key => redis.client.pttl(key)))
     const faults = await faultsOfAll([...answers, user])
     const isJson = user.status === 200 && user.headers['content-type']?.startsWith('application/json')
     if (!isJson || typeof user.json().user !== 'object') faults.push(`/bff/user answers ${user.status}`)
     const header = `Bearer ${[...provider.issued.accessTokens][0]}`
     if (call.status !== 200 || upstream.requests.at(-1)?.headers.authorization !== header)
       faults.push(`a call to the API answers ${call.status}, or went without the token`)
-    if (ttls.length !== 1 || ttls.some(ttl => ttl <= 0))
-      faults.push('Redis holds something else than one mortal session')
+    if (keys.filter(key => key.includes(':session:')).length !== 1 || ttls.some(ttl => ttl <= 0))
+      faults.push('Redis holds something else than one session, or what does not end by itself')
     return faults
   }
 
