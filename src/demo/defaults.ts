@@ -3,4 +3,5 @@ export const demoDefaults = {
   clientId: 'coatcheck-demo',
   clientSecret: 'not-a-secret-only-a-demo',
   audience: 'urn:coatcheck:demo-api',
+  accessTokenLifetime: 24 * 3600,
 } as const

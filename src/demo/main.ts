@@ -4,6 +4,7 @@ import { buildApp } from '../app.ts'
 import { ConfigError, type Environment, loadConfig } from '../config/load.ts'
 import { createDemoApi } from './api.ts'
 import { demoDefaults } from './defaults.ts'
+import { auditingLevel, createGatewayLog } from './gateway-log.ts'
 import { createNarrator } from './narrator.ts'
 import { demoAccounts } from './provider/accounts.ts'
 import { createDemoProvider } from './provider.ts'
@@ -29,7 +30,12 @@ const provider = createDemoProvider({
 })
 const api = createDemoApi({ issuer, audience: demoDefaults.audience })
 
+const colour = process.stdout.isTTY === true && env.NO_COLOR === undefined
+const narrator = createNarrator({ print: console.log, colour, sessionCookie, apiPath })
+const level = env.LOG_LEVEL || 'warn'
+
 const gateway = await buildApp({
+  logStream: createGatewayLog({ level, audit: narrator.audit, print: console.log }),
   config: configOrExit({
     PUBLIC_URL: publicUrl,
     HOST: loopback,
@@ -44,12 +50,10 @@ const gateway = await buildApp({
     SESSION_COOKIE_NAME: sessionCookie,
     SESSION_IDLE_TIMEOUT: env.SESSION_IDLE_TIMEOUT,
     SESSION_ABSOLUTE_TIMEOUT: env.SESSION_ABSOLUTE_TIMEOUT,
-    LOG_LEVEL: env.LOG_LEVEL || 'warn',
+    LOG_LEVEL: auditingLevel(level),
   }),
 })
 
-const colour = process.stdout.isTTY === true && env.NO_COLOR === undefined
-const narrator = createNarrator({ print: console.log, colour, sessionCookie, apiPath })
 narrator.provider(provider)
 narrator.api(api)
 narrator.gateway(gateway.publicServer)
@@ -61,15 +65,20 @@ await startOrExit('demo API', { [apiPort]: 'DEMO_API_PORT' }, () => api.listen(o
 await startOrExit('gateway', { [port]: 'PORT', [adminPort]: 'ADMIN_PORT' }, () => gateway.listen())
 
 const [{ username, password }] = demoAccounts
+const idle = env.SESSION_IDLE_TIMEOUT
+  ? `a session ends after ${env.SESSION_IDLE_TIMEOUT} without activity`
+  : 'try SESSION_IDLE_TIMEOUT=90s npm run demo to watch a session end'
 console.log(`
   Coatcheck demo
 
   Open      ${publicUrl}
   Sign in   user ${username}, password ${password}
+  Idle      ${idle}
 
   The gateway on port ${port} serves the page and keeps the tokens. The demo provider (port ${providerPort}) signs
   users in, the demo API (port ${apiPort}) takes only access tokens. The browser gets one HttpOnly cookie.
-  Below, each request tells its way; static files are left out. Ctrl-C ends it all.
+  Below, each request tells its way, and each session its end. Static files, and what the page asks by itself,
+  are left out. Ctrl-C ends it all.
 `)
 
 function configOrExit(environment: Environment) {

@@ -13,6 +13,7 @@ const provider = createDemoProvider({
   redirectUri: env.REDIRECT_URI || `${app}/bff/callback`,
   postLogoutRedirectUri: env.POST_LOGOUT_REDIRECT_URI || `${app}/`,
   audience: env.AUDIENCE || demoDefaults.audience,
+  accessTokenLifetime: demoDefaults.accessTokenLifetime,
 })
 
 stopOnSignal(provider)

@@ -18,7 +18,7 @@ function show(request, answer) {
 /**
  * The panel that calls the API through the gateway.
  *
- * @param {{ onAnswer: () => void, onRefused: (problem: object) => void }} handlers
+ * @param {{ onAnswer: (how: { passive: boolean }) => void, onRefused: (problem: object) => void }} handlers
  *   `onRefused` gets the problem of a 401
  */
 export function createCallPanel({ onAnswer, onRefused }) {
@@ -30,11 +30,13 @@ export function createCallPanel({ onAnswer, onRefused }) {
     const request = `${options.method ?? 'GET'} ${path}`
     byId('route').dataset.state = 'busy'
     for (let attempt = 0; ; attempt += 1) {
-      const answer = await ask(path, options)
+      // Only the first try is the user's doing, the others are the page's.
+      const passive = attempt > 0
+      const answer = await ask(path, { ...options, passive })
       if (latest !== turn) return answer
       show(request, answer)
       if (answer.status === 401) onRefused(answer.body)
-      else if (!isOutage(answer)) onAnswer()
+      else if (!isOutage(answer)) onAnswer({ passive })
       // Whether a POST got through is unknown: only the user may send it again.
       else if (options.method === 'POST')
         say('Temporarily unavailable. You are still signed in; please try again.', 'bad')

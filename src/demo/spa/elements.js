@@ -13,6 +13,17 @@ export function make(name, ...children) {
   return element
 }
 
+/** Does something for a button, which is busy meanwhile; not again while it is. A disabled one would lose the focus. */
+export async function once(button, act) {
+  if (button.ariaDisabled === 'true') return undefined
+  button.ariaDisabled = 'true'
+  try {
+    return await act()
+  } finally {
+    button.ariaDisabled = 'false'
+  }
+}
+
 /** Fills a definition list. */
 export function fillList(list, entries) {
   list.replaceChildren(...entries.map(([term, value]) => make('div', make('dt', term), make('dd', value))))

@@ -3,13 +3,13 @@
  *
  * @param {string} path
  * @param {{ method?: string, json?: unknown, passive?: boolean }} [options]
- *   `passive`: no user stands behind it, so it does not keep the session alive
+ *   `passive`: the page asks by itself; the gateway must not take it for the user
  */
 export async function ask(path, { method = 'GET', json, passive = false } = {}) {
   const startedAt = performance.now()
   const headers = { accept: 'application/json', 'X-CSRF': '1' }
-  if (json !== undefined) headers['content-type'] = 'application/json'
   if (passive) headers['X-Activity'] = 'passive'
+  if (json !== undefined) headers['content-type'] = 'application/json'
   try {
     const response = await fetch(path, { method, headers, body: JSON.stringify(json), cache: 'no-store' })
     const text = await response.text()
