@@ -253,7 +253,7 @@ function createWitness() {
     const request = response.request()
     const address = new URL(response.url())
     // A redirect has no body, and that of a page which was left at once is out of reach.
-    const [headers, body] = await Promise.all([response.headersArray(), response.text().catch(() => '')])
+    const [headers, body] = await Promise.all([response.headersArray(), bodyOf(response)])
     for (const { name, value } of headers) {
       const set = name.toLowerCase() === 'set-cookie' ? /^__Host-[^=]+=([^;]+)/.exec(value)?.[1] : undefined
       if (set) cookieValues.add(set)
@@ -307,4 +307,10 @@ function secretsIn(text: string, secrets: Iterable<string>): string[] {
 
 function linesOf(printed: string, request: string): string[] {
   return printed.split('\n').filter(line => line.replace(/ +/g, ' ').startsWith(`${request} `))
+}
+
+/** The body of an answer; an event stream has none that ends. */
+async function bodyOf(response: Response): Promise<string> {
+  const endless = (response.headers()['content-type'] ?? '').startsWith('text/event-stream')
+  return endless ? '' : response.text().catch(() => '')
 }
