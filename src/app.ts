@@ -9,7 +9,7 @@ import { createEventStreams } from './http/event-streams.ts'
 import { createGuard, type GuardedRoute, registerGuarded } from './http/guard.ts'
 import { registerTargetChecks } from './http/listener.ts'
 import { type LogStream, loggerOptions } from './http/logging.ts'
-import { answerParserError, ownHeaders, registerProblems } from './http/problem.ts'
+import { answerFrameworkError, answerParserError, ownHeaders, registerProblems } from './http/problem.ts'
 import { registerProxy } from './http/proxy.ts'
 import { registerAdmin } from './http/routes/admin.ts'
 import { createEventsRoute } from './http/routes/events.ts'
@@ -145,6 +145,7 @@ function createServers({ config, logStream }: AppOptions): [FastifyInstance, Fas
       logger: loggerOptions(config.logLevel, logStream),
       logController: new LogController({ disableRequestLogging: !logsEveryRequest }),
       clientErrorHandler: answerParserError,
+      frameworkErrors: answerFrameworkError,
       requestTimeout: 120_000,
       http: { headersTimeout: 20_000 },
     })

@@ -54,7 +54,7 @@ export function createParts(options: PartsOptions) {
   const expiry = createExpiry({ store, noteEnded, revoker, elapsed, random, settlingMs, idleTimeoutMs })
   const revokeToken = createRevokeToken({ store, provider, audit, revokeSoon: expiry.soon })
   const endSession = createEndSession({ store, noteEnded })
-  const sessionUse = createSessionUse({ store, noteEnded, elapsed })
+  const sessionUse = createSessionUse({ store, noteEnded, elapsed, lifetimes })
   const maximumPerUser = config.sessionMaxPerUser
   const sessions = createSessionsFlow({ store, endSession, clock, idleTimeoutMs, maximumPerUser })
   const { enforceLimit } = sessions

@@ -45,6 +45,7 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
   let outage = false
   let sweepFrom = Number.NEGATIVE_INFINITY
   let timer: NodeJS.Timeout | undefined
+  let lastClaim: Promise<unknown> = Promise.resolve()
 
   const sweep = async (bucket: number): Promise<number> => {
     if (elapsed() < sweepFrom) return sweepFrom - elapsed()
@@ -53,12 +54,19 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
     return Math.min(nextInMs ?? longestWaitMs, deps.idleTimeoutMs)
   }
 
-  const emptyOutbox = async (bucket: number): Promise<number> => {
-    const limit = revoker.free()
-    if (limit <= 0) return jitterMs
-    const { found, nextInMs } = await store.claimRevocations(bucket, limit)
-    for (const entry of found) revoker.take(entry)
-    return nextInMs ?? longestWaitMs
+  /** One claim at a time: how many entries it may take is known when the one before has taken its own. */
+  const emptyOutbox = (bucket: number): Promise<number> => {
+    const claim = lastClaim.then(async () => {
+      const limit = outage ? 0 : revoker.free()
+      if (limit <= 0) return jitterMs
+      const { found, nextInMs } = await store.claimRevocations(bucket, limit)
+      for (const entry of found) revoker.take(entry)
+      return nextInMs ?? longestWaitMs
+    })
+    lastClaim = claim.catch(() => {
+      outage = true
+    })
+    return claim
   }
 
   const visit = async (bucket: number) => {

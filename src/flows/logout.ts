@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { hash, isRandomToken, randomToken } from '../core/random.ts'
 import type { Provider } from '../oidc/provider.ts'
 import type { LogoutStore } from '../store/store.ts'
@@ -18,6 +19,9 @@ export interface LogoutFlow {
   continue(handle: string): Promise<string>
 }
 
+/** How long a logout waits for the provider's metadata. */
+const patienceMs = 1000
+
 /** What the logout needs. */
 export interface LogoutDeps {
   store: LogoutStore
@@ -31,7 +35,9 @@ export function createLogoutFlow(deps: LogoutDeps): LogoutFlow {
 
   const end = async (sessionId: string) => {
     await endSession(sessionId, 'logout')
-    return (await provider.logoutUrl().catch(() => null)) ?? postLogoutPath
+    // A provider that does not say in time where its logout is does not keep the user here.
+    const unknown = sleep(patienceMs, null, { ref: false })
+    return (await Promise.race([provider.logoutUrl().catch(() => null), unknown])) ?? postLogoutPath
   }
 
   return {

@@ -1,12 +1,13 @@
 import type { Elapsed } from '../core/clock.ts'
-import type { Lookup, SessionStore } from '../store/store.ts'
+import { type Lifetimes, type Lookup, type SessionStore, touchIntervalMs } from '../store/store.ts'
 import type { NoteEnded } from './end-session.ts'
 
 /** Reads sessions for requests and keeps account of their activity. */
 export interface SessionUse {
   /**
    * Reads a session. Activity is never lost while this process lives, but costs a write only every few seconds: what is
-   * not written with the read is remembered and told to the store, with its age, at the next {@link flush}.
+   * not written with the read is remembered and told to the store, with its age, at the next {@link flush}. That holds
+   * for what comes while the store is away, too.
    *
    * @throws {StoreUnavailable} when it is not known whether there is a session
    */
@@ -15,37 +16,74 @@ export interface SessionUse {
   flush(): Promise<void>
 }
 
-export function createSessionUse(deps: { store: SessionStore; noteEnded: NoteEnded; elapsed: Elapsed }): SessionUse {
-  const { store, noteEnded, elapsed } = deps
-  /** Activity that the store does not know of: when it was, by session. */
-  const pending = new Map<string, number>()
+/** While the store is away nobody can tell made-up cookies from sessions: no more than this many are remembered. */
+const mostRemembered = 100_000
 
-  const forget = (id: string, at: number | undefined) => {
-    if (pending.get(id) === at) pending.delete(id)
+export function createSessionUse(deps: {
+  store: SessionStore
+  noteEnded: NoteEnded
+  elapsed: Elapsed
+  lifetimes: Lifetimes
+}): SessionUse {
+  const { store, noteEnded, elapsed } = deps
+  const intervalMs = touchIntervalMs(deps.lifetimes)
+  const idleTimeoutMs = deps.lifetimes.idleTimeout * 1000
+  /** Activity that the store does not know of: when it was, oldest first, by session. */
+  const pending = new Map<string, readonly number[]>()
+
+  const forget = (id: string, instants: readonly number[]) => {
+    if (pending.get(id) === instants) pending.delete(id)
+  }
+
+  /** Adds what the store could not be told. Of many instants those are kept from which each deadline leads to the next. */
+  const rememberAll = (id: string, at: number) => {
+    const before = pending.get(id)
+    if (before === undefined && pending.size >= mostRemembered) return
+    const instants = [...(before ?? []), at].sort((a, b) => a - b)
+    const kept: number[] = []
+    for (const [index, instant] of instants.entries()) {
+      const [last, next] = [kept.at(-1), instants[index + 1]]
+      if (last === undefined || next === undefined || next - last >= idleTimeoutMs) kept.push(instant)
+    }
+    pending.set(id, kept)
+  }
+
+  const activities = (id: string, instants: readonly number[]) => instants.map(at => ({ id, ageMs: elapsed() - at }))
+
+  /** Reads a session and, where a flush is overdue, tells the earlier activity along: a deadline may hang on it. */
+  const read = async (id: string, active: boolean, now: number) => {
+    const before = pending.get(id) ?? []
+    const overdue = before[0] !== undefined && now - before[0] >= intervalMs
+    if (overdue && before.length > 1) await store.touchSessions(activities(id, before.slice(0, -1)))
+    const pendingAgeMs = overdue ? now - (before.at(-1) ?? now) : null
+    const { found, touched } = await store.getSession(id, { active, pendingAgeMs })
+    if (overdue || touched || found?.state !== 'live') forget(id, before)
+    if (found?.state === 'live' && active && !touched) pending.set(id, [now])
+    return found
   }
 
   return {
     async use(id, { active }) {
       const now = elapsed()
-      const before = pending.get(id)
-      const pendingAgeMs = before === undefined ? null : now - before
-      const { found, touched } = await store.getSession(id, { active, pendingAgeMs })
-      // The store has taken the earlier activity along, or has no session to which it matters.
-      forget(id, before)
-      if (found?.state === 'live' && active && !touched) pending.set(id, now)
-      if (found?.state === 'ended' && found.justEnded !== null) noteEnded(found.justEnded)
-      return found
+      try {
+        const found = await read(id, active, now)
+        if (found?.state === 'ended' && found.justEnded !== null) noteEnded(found.justEnded)
+        return found
+      } catch (error) {
+        // The user was there all the same: a fault of the store logs nobody out.
+        if (active) rememberAll(id, now)
+        throw error
+      }
     },
 
     async flush() {
       const batch = [...pending]
       if (batch.length === 0) return
-      const activities = batch.map(([id, at]) => ({ id, ageMs: elapsed() - at }))
-      const written = await store.touchSessions(activities).then(
+      const written = await store.touchSessions(batch.flatMap(([id, instants]) => activities(id, instants))).then(
         () => true,
         () => false,
       )
-      if (written) for (const [id, at] of batch) forget(id, at)
+      if (written) for (const [id, instants] of batch) forget(id, instants)
     },
   }
 }

@@ -31,8 +31,11 @@ const heartbeatMs = 15_000
  */
 export function createEventStreams(deps: EventStreamsDeps): EventStreams {
   const streams = new Map<string, Set<Stream>>()
+  let closed = false
 
   const open = (stored: StoredSession, response: ServerResponse) => {
+    // A client that has hung up meanwhile is not told of again: its stream would go on for ever.
+    if (response.destroyed) return
     const { id } = stored.session
     const stream = createStream(deps, stored, response)
     const siblings = streams.get(id) ?? new Set()
@@ -42,6 +45,9 @@ export function createEventStreams(deps: EventStreamsDeps): EventStreams {
       siblings.delete(stream)
       if (siblings.size === 0 && streams.get(id) === siblings) streams.delete(id)
     })
+    // What happened since the session was read found no stream to tell.
+    if (closed) stream.close()
+    else void stream.look()
   }
 
   return {
@@ -53,6 +59,7 @@ export function createEventStreams(deps: EventStreamsDeps): EventStreams {
       }
     },
     close() {
+      closed = true
       for (const siblings of streams.values()) for (const stream of siblings) stream.close()
     },
   }
@@ -75,6 +82,7 @@ function createStream(deps: EventStreamsDeps, stored: StoredSession, response: S
   }
 
   const end = (reason: EndReason | null) => {
+    if (response.writableEnded) return
     send('ended', { reason })
     response.end()
   }

@@ -77,6 +77,16 @@ export function registerProblems(app: FastifyInstance, options: ServerProblemOpt
   )
 }
 
+/** Answers what fastify refuses before any route is found: a path that cannot be decoded, say. */
+export function answerFrameworkError(
+  error: Error & { statusCode?: number },
+  _request: unknown,
+  reply: FastifyReply,
+): void {
+  const known = fromFramework(error)
+  sendProblem(reply, problemOf(known.code, known.message, {}))
+}
+
 /** Answers on a socket whose request the HTTP parser refused; there is no request and no reply yet. */
 export function answerParserError(error: Error & { code?: string }, socket: Socket): void {
   if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()

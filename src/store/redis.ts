@@ -57,8 +57,10 @@ export function createRedisStore(options: RedisStoreOptions): Store {
     takeLogout: async id => (await takeOnce('logout', id))?.text ?? null,
 
     onSessionEvent(listener) {
-      // Subscribed again by itself after each cut of the link.
-      subscriber.subscribe(keys.channel).catch(() => {})
+      // At each new link, and not by ioredis: it forgets a subscription whose confirmation was cut off.
+      const subscribe = () => void subscriber.subscribe(keys.channel).catch(() => {})
+      subscriber.on('ready', subscribe)
+      if (subscriber.status === 'ready') subscribe()
       subscriber.on('message', (_channel, message) => {
         const event = parseEvent(message)
         if (event !== null) listener(event)

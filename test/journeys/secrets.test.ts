@@ -58,7 +58,15 @@ test('a dump of Redis logs nobody in and names nobody, at any moment of a sessio
   const { logoutUrl } = (await browser.api('/bff/logout', { method: 'POST' })).json() as { logoutUrl: string }
   await dump('while a logout is under way')
   const own = [cookie, ...bindings, ...states, session.logoutUrl.split('=')[1] ?? '', logoutUrl.split('=')[1] ?? '']
-  const secrets = [...secretsOf(provider), ...own.filter(Boolean), email, 'canary', 'alice', 'eyJhbGci', provider.issuer]
+  const secrets = [
+    ...secretsOf(provider),
+    ...own.filter(Boolean),
+    email,
+    'canary',
+    'alice',
+    'eyJhbGci',
+    provider.issuer,
+  ]
   t.ok(
     own.every(secret => secret.length >= 43 || secret === ''),
     'the canaries are at hand',

@@ -68,6 +68,10 @@ async function startReplica(port: number, environment: Record<string, string>): 
   const adminPort = await freePort()
   const env = { PATH: process.env.PATH, ...environment, PORT: String(port), ADMIN_PORT: String(adminPort) }
   const child = spawn(process.execPath, [main], { env, stdio: ['ignore', 'pipe', 'inherit'] })
+  // A test that is ended by its time limit takes its replicas along.
+  const kill = () => void child.kill('SIGKILL')
+  process.once('exit', kill)
+  child.once('exit', () => process.off('exit', kill))
   const log: Record<string, unknown>[] = []
   createInterface({ input: child.stdout }).on('line', line => log.push(JSON.parse(line)))
   const internalUrl = `http://127.0.0.1:${adminPort}`

@@ -134,9 +134,10 @@ async function refresh({ slide }) {
   for (let attempt = 0; ; attempt += 1) {
     askAgain = false
     // Only the first try can be the user's doing, the others are the page's.
-    // Nobody signed in is no error here, and browsers put every 401 on the console.
-    const path = '/bff/user?anonymous=200'
-    const answer = await ask(slide && attempt === 0 ? path : `${path}&slide=false`)
+    const query = new URLSearchParams(slide && attempt === 0 ? {} : { slide: 'false' })
+    // Nobody signed in yet is no error, and browsers put every 401 on the console; the end of a session has a reason.
+    if (signedInName === undefined) query.set('anonymous', '200')
+    const answer = await ask(`/bff/user?${query}`)
     if (askAgain) continue
     if (answer.ok && answer.body.user) showSignedIn(answer.body)
     else if (answer.ok || answer.status === 401) showSignedOut(answer.body)

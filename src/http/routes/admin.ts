@@ -1,6 +1,6 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { z } from 'zod'
-import { BadRequest, NotAuthenticated } from '../../core/errors.ts'
+import { BadRequest, GatewayError, NotAuthenticated } from '../../core/errors.ts'
 import type { Audit } from '../../core/events.ts'
 import { hash, sameToken } from '../../core/random.ts'
 import type { SessionsFlow } from '../../flows/sessions.ts'
@@ -26,6 +26,8 @@ const selectors = z.union([
 export function registerAdmin(app: FastifyInstance, deps: AdminDeps): void {
   // Hashed, so that the comparison does not tell the secret's length.
   const expected = hash(`Bearer ${deps.token}`)
+  // The framework would read plain text as well.
+  app.removeContentTypeParser('text/plain')
 
   app.post('/admin/revoke', {
     async onRequest(request: FastifyRequest, reply) {
@@ -43,5 +45,15 @@ export function registerAdmin(app: FastifyInstance, deps: AdminDeps): void {
         ended: await deps.sessions.endSelected('session' in data ? data : { ...data, iss: data.iss ?? deps.issuer }),
       }
     },
+  })
+  app.route({
+    method: ['GET', 'HEAD', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'],
+    url: '/admin/revoke',
+    exposeHeadRoute: false,
+    async onRequest(_request, reply) {
+      reply.header('allow', 'POST')
+      throw new GatewayError('method_not_allowed', 'The method is not allowed here.')
+    },
+    handler() {},
   })
 }

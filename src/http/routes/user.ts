@@ -5,12 +5,11 @@ import { liveSession } from '../session.ts'
 
 /**
  * The handler of `GET /user`: `{"user":{…},"session":{"idleExpiresIn":s,"absoluteExpiresIn":s,"logoutUrl":"…"}}`.
- * With `?anonymous=200` the answer without a session is `{"user":null}` and not 401, with the `reason` if one has ended.
+ * With `?anonymous=200` the answer without a session is `{"user":null}` and not 401.
  */
 export function createUserRoute(deps: { logoutUrl: (session: Session) => string }) {
   return async (request: FastifyRequest) => {
-    if (request.found?.state !== 'live' && queryOf(request).get('anonymous') === '200')
-      return { user: null, ...(request.found !== null && { reason: request.found.reason }) }
+    if (request.found?.state !== 'live' && queryOf(request).get('anonymous') === '200') return { user: null }
     const { session, idleExpiresInMs, absoluteExpiresInMs } = liveSession(request.found)
     return {
       user: session.identity.claims,

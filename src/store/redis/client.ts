@@ -50,9 +50,9 @@ export function createRedisClient(address: RedisAddress, lifetimes: Lifetimes): 
   }) as RedisClient
 }
 
-/** A connection of its own for publish/subscribe, which subscribes again after each cut. */
+/** A connection of its own for publish/subscribe. */
 export function createSubscriber(address: RedisAddress): Redis {
-  return new Redis(address.url.href, { ...connection(address), maxRetriesPerRequest: null })
+  return new Redis(address.url.href, { ...connection(address), maxRetriesPerRequest: null, autoResubscribe: false })
 }
 
 function connection({ ca }: RedisAddress) {
