@@ -5,6 +5,7 @@ import type { Readable } from 'node:stream'
 import { Redis } from 'ioredis'
 import { findBinary } from './binary.ts'
 import { dumpAll, keysOf } from './redis-dump.ts'
+import { monitorRedis, type RedisMonitor } from './redis-monitor.ts'
 
 /** How the server is set up. */
 export interface RedisOptions {
@@ -33,8 +34,8 @@ export interface TestRedis {
   /** Every key and value of any type as raw bytes, to look for what must not be in there. */
   dump(): Promise<Buffer>
   keys(): Promise<string[]>
-  /** Watches all commands from other clients until stopped: each as its words. */
-  monitor(): Promise<{ commands: string[][]; stop(): void }>
+  /** Watches what is asked for requests, until stopped. */
+  monitor(): Promise<RedisMonitor>
 }
 
 /**
@@ -85,12 +86,7 @@ export async function startRedis(options: RedisOptions = {}): Promise<TestRedis>
     down: () => end('SIGTERM'),
     dump: () => dumpAll(client),
     keys: () => keysOf(client),
-    monitor: async () => {
-      const commands: string[][] = []
-      const watcher = await client.monitor()
-      watcher.on('monitor', (_time: string, words: string[]) => commands.push(words))
-      return { commands, stop: () => watcher.disconnect() }
-    },
+    monitor: () => monitorRedis(port),
   }
 }
 

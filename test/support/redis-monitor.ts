@@ -1,0 +1,38 @@
+import { connect } from 'node:net'
+
+/** What clients ask of Redis. */
+export interface RedisMonitor {
+  /** Each command as its words, so far. */
+  commands: string[][]
+  stop(): void
+}
+
+/**
+ * Watches the commands that clients send, on a connection of its own: ioredis's monitor falls over a busy server. What
+ * scripts do inside is left out, and so is what gateways do without a request, at any time: sweeps, the outbox, flushes.
+ */
+export function monitorRedis(port: number): Promise<RedisMonitor> {
+  return new Promise((resolve, reject) => {
+    const commands: string[][] = []
+    const socket = connect(port, '127.0.0.1', () => socket.write('MONITOR\r\n'))
+    let rest = ''
+    socket.once('error', reject)
+    socket.setEncoding('latin1').on('data', (data: string) => {
+      const lines = (rest + data).split('\r\n')
+      rest = lines.pop() ?? ''
+      for (const line of lines) {
+        if (line === '+OK') resolve({ commands, stop: () => void socket.destroy() })
+        else if (!line.includes(' lua] ')) commands.push(...[wordsOf(line)].filter(words => !isBackground(words)))
+      }
+    })
+  })
+}
+
+function wordsOf(line: string): string[] {
+  return [...line.matchAll(/"((?:[^"\\]|\\.)*)"/g)].map(([, word = '']) => word)
+}
+
+/** A script whose first argument after the channel is a number concerns a bucket, and no session that a request names. */
+function isBackground([name, , , , , argument = '']: string[]): boolean {
+  return /^eval/i.test(name ?? '') && /^\d+$/.test(argument)
+}
