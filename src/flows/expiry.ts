@@ -35,57 +35,80 @@ const jitterMs = 250
 /**
  * Every replica visits each bucket when its next deadline comes: the first ends what is due, atomically, the others find
  * nothing. A visit tells when the next is worth while; a session that is opened meanwhile cannot be due before its idle
- * timeout, and deadlines only ever move away.
+ * timeout, and deadlines only ever move away. Outboxes are visited apart from that: no deadline waits for the provider.
  */
 export function createExpiry(deps: ExpiryDeps): Expiry {
   const { store, revoker, elapsed, random } = deps
-  const visitAt = Array.from({ length: store.buckets }, () => random() * jitterMs)
   const underWay = new Set<Promise<void>>()
-  const visiting = new Set<number>()
   let outage = false
   let sweepFrom = Number.NEGATIVE_INFINITY
   let timer: NodeJS.Timeout | undefined
   let lastClaim: Promise<unknown> = Promise.resolve()
 
-  const sweep = async (bucket: number): Promise<number> => {
+  const track = (work: Promise<void>) => {
+    const tracked = work.finally(() => underWay.delete(tracked))
+    underWay.add(tracked)
+  }
+
+  /** Visits each bucket whenever the work says that it is worth while, one visit at a time. */
+  const createRound = (work: (bucket: number) => Promise<number>) => {
+    const visitAt = Array.from({ length: store.buckets }, () => random() * jitterMs)
+    const visiting = new Set<number>()
+
+    const visit = async (bucket: number) => {
+      // What is put into the outbox during the visit asks for another one.
+      visitAt[bucket] = Number.POSITIVE_INFINITY
+      let waitMs = jitterMs
+      try {
+        waitMs = Math.min(await work(bucket), longestWaitMs)
+      } catch {
+        outage = true
+      }
+      const next = elapsed() + waitMs + random() * jitterMs
+      visitAt[bucket] = Math.min(visitAt[bucket] ?? next, next)
+    }
+
+    return {
+      /** Makes the next visit come no later than so many milliseconds from now. */
+      within(bucket: number, waitMs: number) {
+        visitAt[bucket] = Math.min(visitAt[bucket] ?? 0, elapsed() + waitMs)
+      },
+      visitDue() {
+        const now = elapsed()
+        for (const [bucket, at] of visitAt.entries()) {
+          if (at > now || visiting.has(bucket)) continue
+          visiting.add(bucket)
+          track(visit(bucket).finally(() => visiting.delete(bucket)))
+        }
+      },
+    }
+  }
+
+  const sweeps = createRound(async bucket => {
     if (elapsed() < sweepFrom) return sweepFrom - elapsed()
     const { found, nextInMs } = await store.sweep(bucket)
     for (const ended of found) deps.noteEnded(ended)
     return Math.min(nextInMs ?? longestWaitMs, deps.idleTimeoutMs)
-  }
+  })
 
-  /** One claim at a time: how many entries it may take is known when the one before has taken its own. */
-  const emptyOutbox = (bucket: number): Promise<number> => {
+  const outboxes = createRound(bucket => {
+    // One after the other: how many entries may be taken is known when the claim before has taken its own.
     const claim = lastClaim.then(async () => {
-      const limit = outage ? 0 : revoker.free()
+      const limit = outage || timer === undefined ? 0 : revoker.free()
       if (limit <= 0) return jitterMs
       const { found, nextInMs } = await store.claimRevocations(bucket, limit)
-      for (const entry of found) revoker.take(entry)
+      for (const entry of found) {
+        void revoker.take(entry).then(retryInMs => {
+          if (retryInMs !== null) outboxes.within(bucket, retryInMs)
+        })
+      }
       return nextInMs ?? longestWaitMs
     })
     lastClaim = claim.catch(() => {
       outage = true
     })
     return claim
-  }
-
-  const visit = async (bucket: number) => {
-    // What is put into the outbox during the visit asks for another one.
-    visitAt[bucket] = Number.POSITIVE_INFINITY
-    let waitMs = jitterMs
-    try {
-      waitMs = Math.min(await sweep(bucket), await emptyOutbox(bucket), longestWaitMs)
-    } catch {
-      outage = true
-    }
-    const next = elapsed() + waitMs + random() * jitterMs
-    visitAt[bucket] = Math.min(visitAt[bucket] ?? next, next)
-  }
-
-  const track = (work: Promise<void>) => {
-    const tracked = work.finally(() => underWay.delete(tracked))
-    underWay.add(tracked)
-  }
+  })
 
   const recover = async () => {
     try {
@@ -102,12 +125,8 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
       if (underWay.size === 0) track(recover())
       return
     }
-    const now = elapsed()
-    for (let bucket = 0; bucket < visitAt.length; bucket += 1) {
-      if ((visitAt[bucket] ?? 0) > now || visiting.has(bucket)) continue
-      visiting.add(bucket)
-      track(visit(bucket).finally(() => visiting.delete(bucket)))
-    }
+    sweeps.visitDue()
+    outboxes.visitDue()
   }
 
   return {
@@ -116,7 +135,7 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
       timer.unref()
     },
     soon(id) {
-      visitAt[store.bucketOf(id)] = Number.NEGATIVE_INFINITY
+      outboxes.within(store.bucketOf(id), 0)
       if (timer !== undefined) setImmediate(tick)
     },
     async stop() {

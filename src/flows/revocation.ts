@@ -8,8 +8,11 @@ import type { OutboxStore, QueuedRevocation } from '../store/store.ts'
 export interface Revoker {
   /** How many more entries it can take on. */
   free(): number
-  /** Takes on an entry that this process has claimed: tries it once and settles it. Never throws. */
-  take(entry: QueuedRevocation): void
+  /**
+   * Takes on an entry that this process has claimed: tries it once and settles it. Resolves with the milliseconds after
+   * which it is due again, null when it is not. Never throws.
+   */
+  take(entry: QueuedRevocation): Promise<number | null>
   /** Resolves when nothing is under way. */
   idle(): Promise<void>
 }
@@ -36,7 +39,12 @@ export interface RevokerDeps {
  * asks for it (`Retry-After`), until a day has passed. Should this process die, the claim runs out and another takes it.
  */
 export function createRevoker({ store, provider, audit, random }: RevokerDeps): Revoker {
-  const underWay = new Set<Promise<void>>()
+  const underWay = new Set<Promise<number | null>>()
+
+  const settle = async (id: string, retryInMs: number | null) => {
+    await store.settleRevocation(id, retryInMs)
+    return retryInMs
+  }
 
   const attempt = async ({ id, token, reason, attempts, queuedForMs }: QueuedRevocation) => {
     const session = sessionHandle(id)
@@ -45,15 +53,15 @@ export function createRevoker({ store, provider, audit, random }: RevokerDeps): 
     const result = token === null ? null : await provider.revoke(token)
     if (result !== null && result.outcome !== 'failed') {
       record(result.outcome)
-      return store.settleRevocation(id, null)
+      return settle(id, null)
     }
     if (result === null || queuedForMs >= giveUpAfterMs) {
       record('gave_up')
-      return store.settleRevocation(id, null)
+      return settle(id, null)
     }
     if (attempts === 1) record('pending')
     const backoffMs = Math.min(firstRetryMs * 2 ** (attempts - 1), longestRetryMs) * (0.5 + random() / 2)
-    return store.settleRevocation(id, Math.max(backoffMs, (result.retryAfter ?? 0) * 1000))
+    return settle(id, Math.max(backoffMs, (result.retryAfter ?? 0) * 1000))
   }
 
   return {
@@ -61,9 +69,10 @@ export function createRevoker({ store, provider, audit, random }: RevokerDeps): 
     take(entry) {
       // What cannot be settled is claimed again when the lease is over; revoking twice does no harm (RFC 7009 §2.2).
       const work = attempt(entry)
-        .catch(() => {})
+        .catch(() => null)
         .finally(() => underWay.delete(work))
       underWay.add(work)
+      return work
     },
     async idle() {
       await Promise.all(underWay)

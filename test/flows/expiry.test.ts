@@ -268,10 +268,29 @@ function hanging() {
     free: () => 16 - taken,
     take: () => {
       taken += 1
+      return new Promise<never>(() => {})
     },
     idle: async () => {},
   }
 }
+
+test('a retry comes when it is due, not when the claim before it would have run out', async t => {
+  let up = false
+  const { clock, memory, sweeper, revoked, ticks } = setUp(t, async () => ({
+    outcome: up ? 'revoked' : 'failed',
+    retryAfter: undefined,
+  }))
+  const expiry = sweeper()
+  await memory.queueRevocation('id', 'token')
+  expiry.soon('id')
+  await ticks()
+  up = true
+  clock.advance(900)
+  await ticks()
+  t.same(revoked, [], 'a second has not passed')
+  clock.advance(600)
+  t.ok(await eventually(() => revoked.length === 1))
+})
 
 // A replica is killed after it has taken an entry and before it has revoked it.
 test('what a dead replica had claimed is revoked by another when the claim is over', async t => {

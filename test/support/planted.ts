@@ -3,7 +3,7 @@ import { createSeal } from '../../src/core/seal.ts'
 import { indexesOf, openSession } from '../../src/core/session.ts'
 import { createKeys } from '../../src/store/redis/keys.ts'
 import { createRedisStore } from '../../src/store/redis.ts'
-import type { Lifetimes, Store } from '../../src/store/store.ts'
+import { type Lifetimes, type Store, tombstoneMs } from '../../src/store/store.ts'
 import type { TestRedis } from './redis.ts'
 
 /** A session that was put into Redis without a login: many are wanted, and a login takes a while. */
@@ -26,6 +26,8 @@ export interface Planter {
   plant(count: number): Promise<Planted[]>
   /** When sessions end if nobody uses them, in epoch milliseconds; 0 for one that is gone. */
   deadlines(ids: readonly string[]): Promise<number[]>
+  /** When sessions ended, in epoch milliseconds, by the mark that each leaves for a day. */
+  endedAt(ids: readonly string[]): Promise<number[]>
   /** Asked in the order in which a session goes from one to the other, so that none is missed on its way. */
   whereabouts(ids: readonly string[]): Promise<Whereabouts[]>
   /** How many entries the outbox has. */
@@ -92,6 +94,12 @@ export async function createPlanter(options: PlanterOptions): Promise<Planter> {
     deadlines: async ids => {
       const replies = await ask(ids.map(id => ['hget', part(id, `session:${id}`), 'idle']))
       return replies.map(Number)
+    },
+    endedAt: async ids => {
+      const replies = await ask([...ids.map(id => ['pttl', part(id, `ended:${id}`)]), ['time']])
+      const [seconds, micros] = replies.at(-1) as [string, string]
+      const now = Number(seconds) * 1000 + Number(micros) / 1000
+      return ids.map((_, index) => now - (tombstoneMs - Number(replies[index])))
     },
     whereabouts: async ids => {
       const stored = await ask(ids.map(id => ['exists', part(id, `session:${id}`)]))
