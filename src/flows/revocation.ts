@@ -1,4 +1,5 @@
-import type { Audit } from '../core/events.ts'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Audit, RevocationOutcome } from '../core/events.ts'
 import { randomToken } from '../core/random.ts'
 import { sessionHandle } from '../core/session.ts'
 import type { Provider } from '../oidc/provider.ts'
@@ -48,8 +49,7 @@ export function createRevoker({ store, provider, audit, random }: RevokerDeps): 
 
   const attempt = async ({ id, token, reason, attempts, queuedForMs }: QueuedRevocation) => {
     const session = sessionHandle(id)
-    const record = (outcome: 'revoked' | 'not_supported' | 'pending' | 'gave_up') =>
-      audit({ event: 'revocation', session, reason, outcome, attempts })
+    const record = (outcome: RevocationOutcome) => audit({ event: 'revocation', session, reason, outcome, attempts })
     const result = token === null ? null : await provider.revoke(token)
     if (result !== null && result.outcome !== 'failed') {
       record(result.outcome)
@@ -80,27 +80,38 @@ export function createRevoker({ store, provider, audit, random }: RevokerDeps): 
   }
 }
 
+/**
+ * The store and the provider may both be away, and this process holds the only copy: it tries one and the other in turn,
+ * for as long as it lives and a day at most.
+ */
 export function createRevokeToken(deps: {
   store: Pick<OutboxStore, 'queueRevocation'>
   provider: Pick<Provider, 'revoke'>
   audit: Audit
   revokeSoon: (id: string) => void
 }): RevokeToken {
-  return token => {
-    const id = randomToken()
-    deps.store.queueRevocation(id, token).then(
-      () => deps.revokeSoon(id),
-      async () => {
-        const { outcome } = await deps.provider.revoke(token)
-        const said = outcome === 'failed' ? 'gave_up' : outcome
-        deps.audit({
-          event: 'revocation',
-          session: sessionHandle(id),
-          reason: 'login_failed',
-          outcome: said,
-          attempts: 1,
-        })
-      },
-    )
+  const { store, provider, audit, revokeSoon } = deps
+
+  const pursue = async (id: string, token: string) => {
+    const record = (outcome: RevocationOutcome, attempts: number) =>
+      audit({ event: 'revocation', session: sessionHandle(id), reason: 'login_failed', outcome, attempts })
+    let [attempts, waitedMs, retryMs] = [0, 0, firstRetryMs]
+    while (waitedMs < giveUpAfterMs) {
+      attempts += 1
+      const queued = await store.queueRevocation(id, token).then(
+        () => true,
+        () => false,
+      )
+      if (queued) return revokeSoon(id)
+      const { outcome } = await provider.revoke(token)
+      if (outcome !== 'failed') return record(outcome, attempts)
+      if (attempts === 1) record('pending', attempts)
+      await sleep(retryMs, undefined, { ref: false })
+      waitedMs += retryMs
+      retryMs = Math.min(retryMs * 2, longestRetryMs)
+    }
+    record('gave_up', attempts)
   }
+
+  return token => void pursue(randomToken(), token)
 }

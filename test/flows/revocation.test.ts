@@ -185,7 +185,7 @@ test('a token that cannot be queued is revoked on the spot, and it is said what 
   for (const [answer, outcome] of [
     [{ outcome: 'revoked' }, 'revoked'],
     [{ outcome: 'not_supported' }, 'not_supported'],
-    [failed(), 'gave_up'],
+    [failed(), 'pending'],
   ] as const) {
     const { provider, audit, calls, events } = setUp(() => answer)
     const store = {
@@ -198,4 +198,22 @@ test('a token that cannot be queued is revoked on the spot, and it is said what 
     t.equal(calls.length, 1)
     t.match(events, [{ event: 'revocation', reason: 'login_failed', outcome }])
   }
+})
+
+test('a token for which nobody is there yet is not forgotten: it is queued as soon as that can be done', async t => {
+  const { provider, audit, events } = setUp(() => failed())
+  let tries = 0
+  const store = {
+    async queueRevocation() {
+      tries += 1
+      if (tries === 1) throw new StoreUnavailable()
+    },
+  }
+  const queued = new Promise<string>(revokeSoon => createRevokeToken({ store, provider, audit, revokeSoon })('token'))
+  // The wait in between does not keep a process alive, so something else has to.
+  const alive = setInterval(() => {}, 100)
+  t.ok(await queued)
+  clearInterval(alive)
+  t.equal(tries, 2)
+  t.match(events, [{ outcome: 'pending' }])
 })
