@@ -36,7 +36,7 @@ export function createSessionUse(deps: {
   }
 
   /** Adds what the store could not be told. Of many instants those are kept from which each deadline leads to the next. */
-  const rememberAll = (id: string, at: number) => {
+  const remember = (id: string, at: number) => {
     const before = pending.get(id)
     if (before === undefined && pending.size >= mostRemembered) return
     const instants = [...(before ?? []), at].sort((a, b) => a - b)
@@ -58,7 +58,7 @@ export function createSessionUse(deps: {
     const pendingAgeMs = overdue ? now - (before.at(-1) ?? now) : null
     const { found, touched } = await store.getSession(id, { active, pendingAgeMs })
     if (overdue || touched || found?.state !== 'live') forget(id, before)
-    if (found?.state === 'live' && active && !touched) pending.set(id, [now])
+    if (found?.state === 'live' && active && !touched) pending.set(id, [Math.max(now, pending.get(id)?.at(-1) ?? now)])
     return found
   }
 
@@ -71,7 +71,7 @@ export function createSessionUse(deps: {
         return found
       } catch (error) {
         // The user was there all the same: a fault of the store logs nobody out.
-        if (active) rememberAll(id, now)
+        if (active) remember(id, now)
         throw error
       }
     },
