@@ -21,7 +21,7 @@ import { createUserRoute } from './http/routes/user.ts'
 import { createReadSession } from './http/session.ts'
 import { opensPage, registerSpa } from './http/spa.ts'
 import type { FetchLimits } from './oidc/fetch.ts'
-import { createParts } from './parts.ts'
+import { audienceOf, createParts } from './parts.ts'
 import { warningMs } from './store/store.ts'
 
 /** What a gateway is built from; tests bring their own clock, log stream and limits. */
@@ -109,8 +109,9 @@ export async function buildApp(options: AppOptions): Promise<App> {
     opensPage: request => config.spaDir !== undefined && opensPage(request, scriptPaths),
   })
   registerGuarded(publicServer, table, guardDeps)
-  const { getAccessToken } = parts
-  registerProxy(publicServer, config.upstreams, { check: createGuard(guardDeps), getAccessToken, publicOrigin })
+  const { accessTokens } = parts
+  const upstreams = config.upstreams.map(upstream => ({ ...upstream, audience: audienceOf(upstream) }))
+  registerProxy(publicServer, upstreams, { check: createGuard(guardDeps), accessTokens, publicOrigin })
   if (config.spaDir !== undefined) await registerSpa(publicServer, { directory: config.spaDir })
   publicServer.addHook('preClose', async () => streams.close())
 

@@ -3,13 +3,16 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Config } from './config/load.ts'
 import type { Clock, Elapsed } from './core/clock.ts'
 import type { Audit } from './core/events.ts'
+import { hash } from './core/random.ts'
 import { createSeal } from './core/seal.ts'
 import { sessionHandle } from './core/session.ts'
-import { createGetAccessToken } from './flows/access-token.ts'
+import { createAccessTokens, type TokenAudience } from './flows/access-token.ts'
+import { createBreaker } from './flows/breaker.ts'
 import { createEndSession, createNoteEnded } from './flows/end-session.ts'
 import { createExpiry } from './flows/expiry.ts'
 import { createLoginFlow } from './flows/login.ts'
 import { createLogoutFlow } from './flows/logout.ts'
+import { createRefreshing } from './flows/refresh.ts'
 import { createRevoker, createRevokeToken } from './flows/revocation.ts'
 import { createSessionsFlow } from './flows/sessions.ts'
 import { createSessionUse } from './flows/use-session.ts'
@@ -17,7 +20,7 @@ import { createProviderFetch, type FetchLimits } from './oidc/fetch.ts'
 import { createProvider, type Provider } from './oidc/provider.ts'
 import { createMemoryStore } from './store/memory.ts'
 import { createRedisStore } from './store/redis.ts'
-import { type Lifetimes, type Store, touchIntervalMs } from './store/store.ts'
+import { type Lifetimes, loginSlot, type Store, touchIntervalMs } from './store/store.ts'
 
 /** What the parts are made of. */
 export interface PartsOptions {
@@ -59,10 +62,14 @@ export function createParts(options: PartsOptions) {
   const sessions = createSessionsFlow({ store, endSession, clock, idleTimeoutMs, maximumPerUser })
   const { enforceLimit } = sessions
   const returnUrlRules = { origin: config.publicUrl, excludedPaths: options.scriptPaths }
-  const loginDeps = { store, provider, endSession, revokeToken, enforceLimit, audit, clock, returnUrlRules }
+  const loginDeps = { store, provider, endSession, revokeToken, enforceLimit, audit, clock, random, returnUrlRules }
   const login = createLoginFlow(loginDeps)
   const logout = createLogoutFlow({ store, provider, endSession, postLogoutPath: config.postLogoutPath })
-  const getAccessToken = createGetAccessToken({ endSession, clock })
+  const breaker = createBreaker({ elapsed, random })
+  const refreshDeps = { store, provider, breaker, endSession, revokeToken, audit, clock, elapsed, random }
+  const { refreshTokens, dispatch } = createRefreshing(refreshDeps)
+  const accessTokens = createAccessTokens({ refreshTokens, clock, elapsed })
+  store.onSessionEvent(dispatch)
 
   let flushing: NodeJS.Timeout | undefined
   return {
@@ -73,7 +80,7 @@ export function createParts(options: PartsOptions) {
     logout,
     sessions,
     sessionUse,
-    getAccessToken,
+    accessTokens,
     /** Waits a moment for the store, so that the first requests find it, and starts what happens without a request. */
     async start() {
       await answers(store)
@@ -84,6 +91,8 @@ export function createParts(options: PartsOptions) {
     /** Writes the activity that is remembered, finishes the revocations under way, and lets go of the store. */
     async stop() {
       clearInterval(flushing)
+      // A refresh under way holds the only copy of a rotated token until it is stored.
+      await accessTokens.idle()
       await sessionUse.flush()
       await expiry.stop()
       await store.close()
@@ -114,7 +123,8 @@ function openProvider({ config, clock, providerLimits }: PartsOptions): Provider
     clientAuth: config.oidcClientAuth,
     redirectUri: `${config.publicUrl}${config.bffPath}/callback`,
     postLogoutUri: config.publicUrl + config.postLogoutPath,
-    scope: config.oidcScope,
+    scope: union([config.oidcScope, ...config.upstreams.map(upstream => upstream.scope ?? '')]),
+    resources: config.upstreams.flatMap(upstream => upstream.resource ?? []),
     authorizeParameters: config.oidcAuthorizeParams,
     idTokenAlgorithms: config.oidcIdTokenAlgs,
     userInfo: config.oidcUserinfo,
@@ -122,6 +132,19 @@ function openProvider({ config, clock, providerLimits }: PartsOptions): Provider
     fetch: createProviderFetch(providerLimits),
     clock,
   })
+}
+
+/** All scopes, each once. */
+function union(scopes: readonly string[]): string {
+  return [...new Set(scopes.join(' ').split(' ').filter(Boolean))].join(' ')
+}
+
+/** Where an upstream's token is kept: with the login's, unless it asks for one of its own. */
+export function audienceOf({ name, scope, resource }: Config['upstreams'][number]): TokenAudience {
+  const own = scope !== undefined || resource !== undefined
+  // A token that was obtained for another scope is not this upstream's, whatever its name.
+  const slot = own ? `${name}-${hash(JSON.stringify([scope, resource])).slice(0, 12)}` : loginSlot
+  return { slot, upstream: name, scope, resource }
 }
 
 function openStore({ config, clock, audit, log }: PartsOptions, lifetimes: Lifetimes): Store {

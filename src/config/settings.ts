@@ -208,6 +208,16 @@ export const upstreamSettings = {
     example: 'http://api:3000',
     required: true,
   }),
+  SCOPE: setting({
+    type: type.scopes,
+    doc: "this upstream gets an access token of its own, obtained with the session's refresh token for this scope; without it, the login's",
+    example: 'api://orders/read',
+  }),
+  RESOURCE: setting({
+    type: type.text,
+    doc: 'RFC 8707 resource indicator of that token, for providers that use it',
+    example: 'https://orders.example.com',
+  }),
   TIMEOUT: setting({
     type: type.duration,
     doc: 'until response headers; an event stream may then be quiet',

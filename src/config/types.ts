@@ -136,6 +136,9 @@ export const redisUrl = settingType(value => {
   return url
 })
 
+/** Scopes, separated by spaces. */
+export const scopes = settingType(value => value.split(/\s+/).filter(Boolean).join(' ') || wrong('must name a scope'))
+
 /** Scopes, separated by spaces; a login without `openid` brings no ID token. */
 export const scope = settingType(value => {
   const scopes = value.split(/[\s]+/).filter(Boolean)

@@ -6,6 +6,8 @@ export const problems = {
   not_authenticated: { status: 401, title: 'No session' },
   session_expired: { status: 401, title: 'The session has expired' },
   session_revoked: { status: 401, title: 'The session was ended' },
+  step_up_required: { status: 401, title: 'The identity provider asks for another sign-in' },
+  forbidden: { status: 403, title: 'Not allowed' },
   csrf: { status: 403, title: 'Refused: the request may come from another site' },
   not_found: { status: 404, title: 'Nothing here' },
   method_not_allowed: { status: 405, title: 'The method is not allowed here' },
@@ -78,7 +80,10 @@ export class NotAuthenticated extends GatewayError {
 const endSentences: Record<EndReason, string> = {
   idle: 'The session has ended: it was not used for too long.',
   absolute: 'The session has ended: it had lasted for as long as a session may.',
-  tokens_expired: 'The session has ended: the identity provider does not renew it.',
+  tokens_expired: 'The session has ended: its access token is over and cannot be renewed.',
+  refresh_token_dead: 'The session has ended: the identity provider does not renew it any more.',
+  rotation_lost: 'The session has ended: its renewal was interrupted.',
+  identity_changed: 'The session has ended: the identity provider answered for somebody else.',
   logout: 'The session was ended by signing out.',
   ended_elsewhere: 'The session was ended from another device.',
   too_many: 'The session was ended: there were too many others.',
@@ -95,11 +100,32 @@ export class StoreUnavailable extends GatewayError {
 
 /** The provider gave no definite answer. The session is kept and a retry makes sense. */
 export class ProviderUnavailable extends GatewayError {
-  constructor(details: ErrorDetails = {}) {
+  /** Whether the provider may have processed the request all the same: the answer was lost, not the question. */
+  readonly ambiguous: boolean
+  /** Seconds that the provider itself asked to wait. */
+  readonly askedToWait: number | undefined
+
+  constructor({ ambiguous = false, ...details }: ErrorDetails & { ambiguous?: boolean } = {}) {
     super('provider_unavailable', 'The identity provider cannot be reached. Try again shortly.', {
       retryAfter: 5,
       ...details,
     })
+    this.ambiguous = ambiguous
+    this.askedToWait = details.retryAfter
+  }
+}
+
+/** The provider wants to see the user again before it gives this token. The session is kept. */
+export class StepUpRequired extends GatewayError {
+  constructor(details: ErrorDetails = {}) {
+    super('step_up_required', 'The identity provider asks you to sign in again for this.', details)
+  }
+}
+
+/** The provider gives no token for this API, now or later. The session and its other APIs are not touched by it. */
+export class TokenRefused extends GatewayError {
+  constructor(code: 'forbidden' | 'bad_upstream', details: ErrorDetails = {}) {
+    super(code, 'The identity provider gives no access to this API.', details)
   }
 }
 

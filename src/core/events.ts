@@ -9,10 +9,16 @@ export type AuditEvent =
   | {
       event: 'revocation'
       session: string
-      reason: EndReason | 'login_failed'
+      reason: EndReason | 'login_failed' | 'ended_meanwhile'
       outcome: RevocationOutcome
       attempts: number
     }
+  | { event: 'tokens_refreshed'; session: string; upstream: string }
+  | { event: 'refresh_failed'; session: string; upstream: string; outcome: string; detail: string | undefined }
+  | { event: 'refresh_token_reuse_suspected'; severity: 'high'; session: string; user: string }
+  | { event: 'rotation_lost'; severity: 'high'; session: string }
+  | { event: 'identity_changed'; severity: 'high'; session: string; user: string }
+  | { event: 'client_refused'; severity: 'high'; detail: string | undefined }
   | { event: 'csrf_refused'; route: string; detail: string }
   | { event: 'record_unreadable'; session: string }
   | { event: 'admin_refused' }
@@ -30,3 +36,4 @@ export type Audit = (event: AuditEvent) => void
 export type SessionEvent =
   | { type: 'ended'; sessionId: string; reason: EndReason }
   | { type: 'extended'; sessionId: string }
+  | { type: 'refreshed'; sessionId: string }

@@ -13,6 +13,10 @@ export interface Identity {
   providerSessionId: string | undefined
   /** What `/user` may show. */
   claims: Claims
+  /** Of the login; an ID token that comes with a refresh may repeat it, and no other (OpenID Connect Core §12.2). */
+  nonce: string
+  /** When the user was authenticated, in seconds since the epoch, when the provider says; a refresh does not change it. */
+  authTime: number | undefined
 }
 
 /** A server-side session; the browser holds only the cookie whose hash is `id`. */
@@ -36,17 +40,23 @@ export interface Client {
 /** A session as the store gives it, with the time left by the store's own clock. */
 export interface StoredSession {
   session: Session
-  accessToken: AccessToken
+  /** The token asked for with the session; null when there is none yet, or none was asked for. */
+  accessToken: AccessToken | null
+  /** Counts the changes of the session's tokens: the fence between one holder of the refresh token and the next. */
+  version: number
   /** Milliseconds, above zero: a session past a deadline is not given. */
   idleExpiresInMs: number
   absoluteExpiresInMs: number
 }
 
-/** Why a session ended: by itself (the first three), or because somebody ended it. */
+/** Why a session ended: by itself or by the provider (the first six), or because somebody ended it. */
 export const endReasons = [
   'idle',
   'absolute',
   'tokens_expired',
+  'refresh_token_dead',
+  'rotation_lost',
+  'identity_changed',
   'logout',
   'ended_elsewhere',
   'too_many',
@@ -57,7 +67,7 @@ export type EndReason = (typeof endReasons)[number]
 
 /** Whether a session came to its own end, rather than being ended by somebody. */
 export function expired(reason: EndReason): boolean {
-  return reason === 'idle' || reason === 'absolute' || reason === 'tokens_expired'
+  return endReasons.indexOf(reason) < endReasons.indexOf('logout')
 }
 
 /** Opens a session under a cookie never used before (OWASP ASVS 7.2.4). */
@@ -77,6 +87,16 @@ export function sessionIdOf(cookie: string): string {
 /** What logs, administrators and the user's own list call a session: useless as a cookie or a key of the store. */
 export function sessionHandle(sessionId: string): string {
   return hash(`handle:${sessionId}`).slice(0, 16)
+}
+
+/** The store's name of a refresh token: one for each version of a session's tokens. */
+export function refreshTokenId(sessionId: string, version: number): string {
+  return `${sessionId}~${version}`
+}
+
+/** What logs call the session of a refresh token. */
+export function handleOfRefreshToken(id: string): string {
+  return sessionHandle(id.split('~')[0] ?? id)
 }
 
 /** What logs call a user. */

@@ -12,6 +12,8 @@ export interface AccessToken {
   value: string
   /** Milliseconds since the epoch; the token is never sent after it. */
   expiresAt: number
+  /** From then on it is replaced in the background while it is still good. */
+  refreshAt: number
   scope: string | undefined
 }
 
@@ -21,16 +23,24 @@ export interface TokenSet {
   refresh: string | undefined
 }
 
-/** Used when the provider does not say how long an access token lives, in seconds. */
+/** Used when the provider does not say how long an access token lives, or says 0, in seconds. */
 export const assumedLifetime = 300
 /** No access token is trusted for longer than this, whatever the provider says, in seconds. */
 export const maximumLifetime = 7 * 86_400
+/** A token is not sent in its last moments: it would be over when it arrives. In milliseconds. */
+const marginMs = 5000
 
-/** Turns a token response into what is stored. A missing `expires_in` counts as 5 minutes, a huge one as 7 days. */
-export function tokenSetFrom(response: TokenResponse, now: number): TokenSet {
-  const lifetime = Math.min(response.expiresIn ?? assumedLifetime, maximumLifetime)
+/**
+ * Turns a token response into what is stored. A missing `expires_in` or 0 counts as 5 minutes, a huge one as 7 days.
+ * The token is replaced from 80% of its lifetime on, spread by up to 10% so that sessions opened together do not come
+ * back together. `jitter` is from 0 to 1.
+ */
+export function accessTokenFrom(response: TokenResponse, now: number, jitter: number): AccessToken {
+  const lifetimeMs = Math.min(response.expiresIn || assumedLifetime, maximumLifetime) * 1000
   return {
-    access: { value: response.accessToken, expiresAt: now + lifetime * 1000, scope: response.scope },
-    refresh: response.refreshToken,
+    value: response.accessToken,
+    expiresAt: now + lifetimeMs - Math.min(marginMs, lifetimeMs / 10),
+    refreshAt: now + lifetimeMs * (0.8 - jitter * 0.1),
+    scope: response.scope,
   }
 }

@@ -1,21 +1,103 @@
-import type { Clock } from '../core/clock.ts'
-import { NotAuthenticated } from '../core/errors.ts'
+import type { Clock, Elapsed } from '../core/clock.ts'
+import { ProviderUnavailable, StoreUnavailable } from '../core/errors.ts'
 import type { StoredSession } from '../core/session.ts'
-import type { EndSession } from './end-session.ts'
+import type { AccessToken } from '../core/token-set.ts'
+import type { Audience } from '../oidc/refresh.ts'
 
-/** Gives the access token that an upstream gets in the place of the cookie. */
-export type GetAccessToken = (stored: StoredSession) => Promise<string>
+/** An upstream's access token: where it is kept in a session, and what to ask the provider for. */
+export interface TokenAudience extends Audience {
+  slot: string
+  /** For the log. */
+  upstream: string
+}
 
-/**
- * A token is never sent after its expiry: a session whose access token is over ends, and the user logs in again.
- *
- * @throws {NotAuthenticated} when the session ended
- * @throws {StoreUnavailable}
- */
-export function createGetAccessToken(deps: { endSession: EndSession; clock: Clock }): GetAccessToken {
-  return async ({ session, accessToken }) => {
-    if (deps.clock.now() < accessToken.expiresAt) return accessToken.value
-    await deps.endSession(session.id, 'tokens_expired')
-    throw new NotAuthenticated('tokens_expired')
+/** Gives upstreams their access tokens. */
+export interface AccessTokens {
+  /**
+   * The token for an upstream: never one that is over, never another upstream's. One that nears its end is replaced in
+   * the background while it is still served, so that a request rarely waits and a short outage goes unseen.
+   *
+   * @throws {NotAuthenticated} when the session has ended, or ends over it
+   * @throws {StepUpRequired} @throws {TokenRefused} when the provider gives no token for this upstream
+   * @throws {ProviderUnavailable} @throws {StoreUnavailable} the session is kept
+   */
+  get(stored: StoredSession, audience: TokenAudience): Promise<string>
+  /** Another token, after an upstream has refused this one; null when it is too soon for that, or none is to be had. */
+  replace(stored: StoredSession, audience: TokenAudience): Promise<string | null>
+  /** Resolves when no refresh is under way, its tokens stored. */
+  idle(): Promise<void>
+}
+
+/** Refreshes; at most one at a time per session, across replicas. Null: a forced one that came too soon. */
+export type RefreshTokens = (
+  stored: StoredSession,
+  audience: TokenAudience,
+  options: { forced: boolean },
+) => Promise<AccessToken | null>
+
+export interface AccessTokensDeps {
+  refreshTokens: RefreshTokens
+  clock: Clock
+  elapsed: Elapsed
+}
+
+/** How long a request waits for a refresh, and how long a failed one in the background is let rest. */
+const [patienceMs, restMs] = [12_000, 5000]
+
+export function createAccessTokens({ refreshTokens, clock, elapsed }: AccessTokensDeps): AccessTokens {
+  const flights = new Map<string, Promise<AccessToken | null>>()
+  /** Until when no background refresh is tried again, by session and slot. */
+  const resting = new Map<string, number>()
+
+  const fly = (stored: StoredSession, audience: TokenAudience, forced: boolean) => {
+    const key = `${stored.session.id} ${audience.slot} ${forced}`
+    const flight = flights.get(key) ?? refreshTokens(stored, audience, { forced }).finally(() => flights.delete(key))
+    flights.set(key, flight)
+    return flight
+  }
+
+  const flyInBackground = (stored: StoredSession, audience: TokenAudience) => {
+    const key = `${stored.session.id} ${audience.slot}`
+    if ((resting.get(key) ?? 0) > elapsed()) return
+    resting.delete(key)
+    fly(stored, audience, false).catch(() => {
+      if (resting.size > 10_000) resting.clear()
+      resting.set(key, elapsed() + restMs)
+    })
+  }
+
+  return {
+    async get(stored, audience) {
+      const token = stored.accessToken
+      if (token !== null && clock.now() < token.expiresAt) {
+        if (clock.now() >= token.refreshAt) flyInBackground(stored, audience)
+        return token.value
+      }
+      const renewed = await patiently(fly(stored, audience, false))
+      if (renewed === null) throw new ProviderUnavailable({ detail: 'no token came of the refresh' })
+      return renewed.value
+    },
+
+    async replace(stored, audience) {
+      const renewed = await patiently(fly(stored, audience, true)).catch(() => null)
+      return renewed === null || renewed.value === stored.accessToken?.value ? null : renewed.value
+    },
+
+    async idle() {
+      await Promise.allSettled(flights.values())
+    },
+  }
+}
+
+/** The refresh goes on, and what it brings is stored, when a request no longer waits for it. */
+async function patiently<T>(flight: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const impatience = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new StoreUnavailable({ detail: 'a refresh takes too long' })), patienceMs)
+  })
+  try {
+    return await Promise.race([flight, impatience])
+  } finally {
+    clearTimeout(timer)
   }
 }

@@ -3,7 +3,7 @@ import { BadRequest, LoginRejected } from '../core/errors.ts'
 import type { Audit } from '../core/events.ts'
 import { type ReturnUrlRules, safeReturnUrl } from '../core/return-url.ts'
 import { type Client, indexesOf, openSession, type Session, sessionHandle, userHandle } from '../core/session.ts'
-import { tokenSetFrom } from '../core/token-set.ts'
+import { accessTokenFrom } from '../core/token-set.ts'
 import { openTransaction, type Transaction, transactionId } from '../core/transaction.ts'
 import type { Provider } from '../oidc/provider.ts'
 import type { IndexStore, SessionStore, StoreInstant, TransactionStore } from '../store/store.ts'
@@ -66,6 +66,8 @@ export interface LoginDeps {
   enforceLimit: (session: Session) => Promise<void>
   audit: Audit
   clock: Clock
+  /** From 0 to 1. */
+  random: () => number
   returnUrlRules: ReturnUrlRules
 }
 
@@ -83,7 +85,8 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
       const opened = openSession(login.identity, callback.client, clock.now())
       // Index entries come first and the look for a mark last, so that whoever ends all sessions of a user meets this one.
       await store.addToIndexes(opened.session.id, indexesOf(opened.session))
-      await store.createSession(opened.session, tokenSetFrom(login.tokens, clock.now()))
+      const access = accessTokenFrom(login.tokens, clock.now(), deps.random())
+      await store.createSession(opened.session, { access, refresh: login.tokens.refreshToken })
       return opened
     } catch (error) {
       if (revocable !== undefined) deps.revokeToken(revocable)

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Audit, RevocationOutcome } from '../core/events.ts'
 import { randomToken } from '../core/random.ts'
-import { sessionHandle } from '../core/session.ts'
+import { handleOfRefreshToken, refreshTokenId } from '../core/session.ts'
 import type { Provider } from '../oidc/provider.ts'
 import type { OutboxStore, QueuedRevocation } from '../store/store.ts'
 
@@ -48,7 +48,7 @@ export function createRevoker({ store, provider, audit, random }: RevokerDeps): 
   }
 
   const attempt = async ({ id, token, reason, attempts, queuedForMs }: QueuedRevocation) => {
-    const session = sessionHandle(id)
+    const session = handleOfRefreshToken(id)
     const record = (outcome: RevocationOutcome) => audit({ event: 'revocation', session, reason, outcome, attempts })
     const result = token === null ? null : await provider.revoke(token)
     if (result !== null && result.outcome !== 'failed') {
@@ -94,7 +94,7 @@ export function createRevokeToken(deps: {
 
   const pursue = async (id: string, token: string) => {
     const record = (outcome: RevocationOutcome, attempts: number) =>
-      audit({ event: 'revocation', session: sessionHandle(id), reason: 'login_failed', outcome, attempts })
+      audit({ event: 'revocation', session: handleOfRefreshToken(id), reason: 'login_failed', outcome, attempts })
     let [attempts, waitedMs, retryMs] = [0, 0, firstRetryMs]
     while (waitedMs < giveUpAfterMs) {
       attempts += 1
@@ -113,5 +113,5 @@ export function createRevokeToken(deps: {
     record('gave_up', attempts)
   }
 
-  return token => void pursue(randomToken(), token)
+  return token => void pursue(refreshTokenId(randomToken(), 0), token)
 }

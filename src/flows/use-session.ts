@@ -1,6 +1,9 @@
 import type { Elapsed } from '../core/clock.ts'
-import { type Lifetimes, type Lookup, type SessionStore, touchIntervalMs } from '../store/store.ts'
+import { type Lifetimes, type Lookup, type SessionStore, type Touch, touchIntervalMs } from '../store/store.ts'
 import type { NoteEnded } from './end-session.ts'
+
+/** How a session is used: whether a user stands behind it, and which access token is wanted with it. */
+export type Use = Pick<Touch, 'active' | 'slot'>
 
 /** Reads sessions for requests and keeps account of their activity. */
 export interface SessionUse {
@@ -11,7 +14,7 @@ export interface SessionUse {
    *
    * @throws {StoreUnavailable} when it is not known whether there is a session
    */
-  use(id: string, options: { active: boolean }): Promise<Lookup | null>
+  use(id: string, options: Use): Promise<Lookup | null>
   /** Writes the activity that is remembered; what cannot be written now is kept. Never throws. */
   flush(): Promise<void>
 }
@@ -51,27 +54,28 @@ export function createSessionUse(deps: {
   const activities = (id: string, instants: readonly number[]) => instants.map(at => ({ id, ageMs: elapsed() - at }))
 
   /** Reads a session and, where a flush is overdue, tells the earlier activity along: a deadline may hang on it. */
-  const read = async (id: string, active: boolean, now: number) => {
+  const read = async (id: string, use: Use, now: number) => {
     const before = pending.get(id) ?? []
     const overdue = before[0] !== undefined && now - before[0] >= intervalMs
     if (overdue && before.length > 1) await store.touchSessions(activities(id, before.slice(0, -1)))
     const pendingAgeMs = overdue ? now - (before.at(-1) ?? now) : null
-    const { found, touched } = await store.getSession(id, { active, pendingAgeMs })
+    const { found, touched } = await store.getSession(id, { ...use, pendingAgeMs })
     if (overdue || touched || found?.state !== 'live') forget(id, before)
-    if (found?.state === 'live' && active && !touched) pending.set(id, [Math.max(now, pending.get(id)?.at(-1) ?? now)])
+    if (found?.state === 'live' && use.active && !touched)
+      pending.set(id, [Math.max(now, pending.get(id)?.at(-1) ?? now)])
     return found
   }
 
   return {
-    async use(id, { active }) {
+    async use(id, use) {
       const now = elapsed()
       try {
-        const found = await read(id, active, now)
+        const found = await read(id, use, now)
         if (found?.state === 'ended' && found.justEnded !== null) noteEnded(found.justEnded)
         return found
       } catch (error) {
         // The user was there all the same: a fault of the store logs nobody out.
-        if (active) remember(id, now)
+        if (use.active) remember(id, now)
         throw error
       }
     },

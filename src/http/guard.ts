@@ -28,6 +28,8 @@ export interface Guard {
    * where this is `unless-asked` also with `?slide=false`.
    */
   slides: boolean | 'unless-asked'
+  /** The access token to read along with the session; none without it. */
+  slot?: string
 }
 
 /** A row of the guard table: one endpoint of the gateway's own. */
@@ -55,7 +57,10 @@ export function createGuard({ csrf, readSession, audit }: GuardDeps) {
       throw new CsrfRefused(refusal)
     }
     if (guard.session === 'none') return
-    request.found = await readSession(request, { active: slides(guard, request) })
+    request.found = await readSession(request, {
+      active: slides(guard, request),
+      ...(guard.slot !== undefined && { slot: guard.slot }),
+    })
     if (guard.session === 'required') liveSession(request.found)
   }
 }

@@ -1,17 +1,20 @@
 import httpProxy from '@fastify/http-proxy'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { GatewayError } from '../core/errors.ts'
-import type { GetAccessToken } from '../flows/access-token.ts'
+import type { AccessTokens, TokenAudience } from '../flows/access-token.ts'
 import type { Guard } from './guard.ts'
 import { liveSession } from './session.ts'
 import { requestHeaders, responseHeaders } from './upstream-headers.ts'
 
 /** Where the access token rides between the guard and the rewriting of headers; no other hook can reach it. */
 const accessToken = Symbol('access token')
+/** Sends a request to its upstream another time; null once that has been done. */
+const again = Symbol('again')
 
 declare module 'fastify' {
   interface FastifyRequest {
     [accessToken]: string
+    [again]: (() => FastifyReply) | null
   }
 }
 
@@ -21,26 +24,61 @@ export interface UpstreamRoute {
   url: URL
   /** Seconds until response headers. */
   timeout: number
+  audience: TokenAudience
 }
 
 /** What the proxy needs. */
 export interface ProxyDeps {
   check: (guard: Guard, request: FastifyRequest) => Promise<void>
-  getAccessToken: GetAccessToken
+  accessTokens: Pick<AccessTokens, 'get' | 'replace'>
   publicOrigin: URL
 }
 
-const guard: Guard = { csrf: 'header', session: 'required', slides: true }
+/** An answer of an upstream, its body not yet read. */
+interface UpstreamAnswer {
+  statusCode: number
+  stream: NodeJS.ReadableStream & { resume(): unknown }
+}
 
 /** Sends the requests under each upstream's path to it, with the session's access token in the place of the cookie. */
 export function registerProxy(app: FastifyInstance, upstreams: readonly UpstreamRoute[], deps: ProxyDeps): void {
+  const { accessTokens } = deps
   app.decorateRequest(accessToken, '')
+  app.decorateRequest(again, null)
 
-  for (const { path, url, timeout } of upstreams) {
+  for (const { path, url, timeout, audience } of upstreams) {
+    const guard: Guard = { csrf: 'header', session: 'required', slides: true, slot: audience.slot }
+    const replyOptions = {
+      rewriteRequestHeaders: (request: unknown, headers: unknown) =>
+        requestHeaders(headers as FastifyRequest['headers'], {
+          accessToken: (request as FastifyRequest)[accessToken],
+          clientAddress: (request as FastifyRequest).ip,
+          publicOrigin: deps.publicOrigin,
+        }),
+      rewriteHeaders: (headers: unknown) => responseHeaders(headers as FastifyRequest['headers']),
+      onError: (reply: unknown, { error }: { error: Error }) => upstreamFailed(reply as FastifyReply, error),
+      onResponse: (request: unknown, reply: unknown, answer: unknown) =>
+        answered(request as FastifyRequest, reply as FastifyReply, answer as UpstreamAnswer),
+    }
+
+    /** An upstream may know before its time that a token is over: once, a safe request is sent again with another. */
+    const answered = async (request: FastifyRequest, reply: FastifyReply, answer: UpstreamAnswer) => {
+      const another = isReplayable(request, answer) ? await replacement(request) : null
+      if (another === null) return reply.send(answer.stream)
+      answer.stream.resume()
+      for (const name of Object.keys(reply.getHeaders())) reply.removeHeader(name)
+      request[accessToken] = another
+      const resend = request[again]
+      request[again] = null
+      return resend?.()
+    }
+
+    const replacement = (request: FastifyRequest) => accessTokens.replace(liveSession(request.found), audience)
+
     app.register(async scope => {
       scope.addHook('onRequest', async request => {
         await deps.check(guard, request)
-        request[accessToken] = await deps.getAccessToken(liveSession(request.found))
+        request[accessToken] = await accessTokens.get(liveSession(request.found), audience)
       })
       // Bodies go through as streams; a parser would read them whole.
       scope.removeAllContentTypeParsers()
@@ -54,19 +92,22 @@ export function registerProxy(app: FastifyInstance, upstreams: readonly Upstream
         // A dispatcher's timeout, since the proxy's own would also end an event stream that is quiet.
         undici: { headersTimeout: timeout * 1000, bodyTimeout: 0 },
         disableRequestLogging: true,
-        replyOptions: {
-          rewriteRequestHeaders: (request, headers) =>
-            requestHeaders(headers as FastifyRequest['headers'], {
-              accessToken: (request as FastifyRequest)[accessToken],
-              clientAddress: request.ip,
-              publicOrigin: deps.publicOrigin,
-            }),
-          rewriteHeaders: headers => responseHeaders(headers as FastifyRequest['headers']),
-          onError: (reply, { error }) => upstreamFailed(reply as FastifyReply, error),
+        handler(request, reply, destination, options) {
+          request[again] = () => reply.from(destination, options)
+          return reply.from(destination, options)
         },
+        replyOptions: replyOptions as object,
       })
     })
   }
+}
+
+/** Safe methods without a body alone (RFC 9110 §9.2.1): anything else may have done its work. */
+function isReplayable(request: FastifyRequest, { statusCode }: UpstreamAnswer): boolean {
+  const bodiless = request.headers['content-length'] === undefined && request.headers['transfer-encoding'] === undefined
+  return (
+    statusCode === 401 && request[again] !== null && bodiless && (request.method === 'GET' || request.method === 'HEAD')
+  )
 }
 
 function upstreamFailed(reply: FastifyReply, error: Error & { statusCode?: number }): void {

@@ -1,7 +1,7 @@
 import type { FastifyRequest } from 'fastify'
 import { NotAuthenticated } from '../core/errors.ts'
 import { type StoredSession, sessionIdOf } from '../core/session.ts'
-import type { SessionUse } from '../flows/use-session.ts'
+import type { SessionUse, Use } from '../flows/use-session.ts'
 import type { Lookup } from '../store/store.ts'
 import type { Cookies } from './cookies.ts'
 
@@ -10,7 +10,7 @@ import type { Cookies } from './cookies.ts'
  *
  * @throws {StoreUnavailable} when it is not known whether there is a session
  */
-export type ReadSession = (request: FastifyRequest, options: { active: boolean }) => Promise<Lookup | null>
+export type ReadSession = (request: FastifyRequest, options: Use) => Promise<Lookup | null>
 
 export function createReadSession(deps: { cookies: Cookies; use: SessionUse['use'] }): ReadSession {
   return async (request, options) => {

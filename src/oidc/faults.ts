@@ -4,7 +4,7 @@ import {
   ResponseBodyError,
   WWWAuthenticateChallengeError,
 } from 'openid-client'
-import { GatewayError, LoginRejected } from '../core/errors.ts'
+import { GatewayError, LoginRejected, ProviderUnavailable } from '../core/errors.ts'
 import type { Revocation } from './provider.ts'
 
 /** Answers of the authorization endpoint that mean: the user, or the user's absence, said no (OpenID Connect Core §3.1.2.6). */
@@ -42,7 +42,7 @@ export function revocationFault(error: unknown): Revocation {
   if (error instanceof ResponseBodyError && error.error === 'unsupported_token_type')
     return { outcome: 'not_supported' }
   const cause = error instanceof ClientError ? error.cause : error
-  return { outcome: 'failed', retryAfter: cause instanceof GatewayError ? cause.retryAfter : undefined }
+  return { outcome: 'failed', retryAfter: cause instanceof ProviderUnavailable ? cause.askedToWait : undefined }
 }
 
 /** An error code as RFC 6749 §5.2 writes them; anything else is not repeated. */

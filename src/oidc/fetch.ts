@@ -51,10 +51,24 @@ export function createProviderFetch(limits: Partial<FetchLimits> = {}): Provider
       return new Response(bodiless ? null : body, { status: response.status, headers: [...response.headers] })
     } catch (error) {
       if (error instanceof ProviderUnavailable) throw error
-      throw new ProviderUnavailable({ detail: `${new URL(url).pathname} could not be fetched`, cause: error })
+      const ambiguous = !isUnsent(error)
+      throw new ProviderUnavailable({
+        detail: `${new URL(url).pathname} could not be fetched`,
+        cause: error,
+        ambiguous,
+      })
     }
   }
 }
+
+/** Whether a request surely never left: there was no connection to send it on. */
+function isUnsent(error: unknown): boolean {
+  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error
+  const code = cause instanceof Error && 'code' in cause ? cause.code : undefined
+  return unsentCodes.some(known => known === code)
+}
+
+const unsentCodes = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH', 'UND_ERR_CONNECT_TIMEOUT']
 
 async function readBounded(stream: AsyncIterable<Uint8Array> | null, maxBytes: number): Promise<Buffer> {
   const chunks: Uint8Array[] = []

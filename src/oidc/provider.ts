@@ -7,6 +7,7 @@ import { loginFault, revocationFault } from './faults.ts'
 import type { ProviderFetch } from './fetch.ts'
 import { type IdTokenClaims, verifyIdToken } from './id-token.ts'
 import { createMetadata, type Metadata } from './metadata.ts'
+import { type Audience, type Refresh, refresh } from './refresh.ts'
 import { createSigningKeys } from './signing-keys.ts'
 
 /** How the gateway is registered at the provider, and what it asks for. */
@@ -18,7 +19,10 @@ export interface ProviderOptions {
   clientAuth: 'client_secret_post' | 'client_secret_basic'
   redirectUri: string
   postLogoutUri: string
+  /** Of the login and of all upstreams: a refresh cannot ask for what was never granted (RFC 6749 §6). */
   scope: string
+  /** Resource indicators of the upstreams (RFC 8707). */
+  resources: readonly string[]
   authorizeParameters: ReadonlyMap<string, string>
   idTokenAlgorithms: readonly string[]
   userInfo: 'auto' | 'always' | 'never'
@@ -71,6 +75,14 @@ export interface Provider {
     expected: { state: string; nonce: string; codeVerifier: string },
     onRedeemed: (token: string) => void,
   ): Promise<Login>
+  /**
+   * Presents a refresh token for the access token of an upstream.
+   *
+   * @throws {ProviderUnavailable} when there is no definite answer; `ambiguous` if the token may have been used up
+   */
+  refresh(refreshToken: string, identity: Identity, audience: Audience): Promise<Refresh>
+  /** The claims of a session after a refresh brought a new ID token. */
+  renewedClaims(claims: Claims, idToken: IdTokenClaims): Claims
   /** Revokes a refresh token (RFC 7009); never throws. */
   revoke(token: string): Promise<Revocation>
   /** Where the browser ends the provider's own session (RP-Initiated Logout 1.0 §2), or null where there is no such place. */
@@ -125,7 +137,9 @@ export function createProvider(options: ProviderOptions): Provider {
       }
       if (request.prompt !== undefined) parameters.prompt = request.prompt
       if (request.loginHint !== undefined) parameters.login_hint = request.loginHint
-      return client.buildAuthorizationUrl(configure(await metadata.get(), fetch), parameters).href
+      const query = new URLSearchParams(parameters)
+      for (const resource of options.resources) query.append('resource', resource)
+      return client.buildAuthorizationUrl(configure(await metadata.get(), fetch), query).href
     },
 
     async exchangeCode(callback, expected, onRedeemed) {
@@ -154,6 +168,19 @@ export function createProvider(options: ProviderOptions): Provider {
         throw loginFault(error)
       }
     },
+
+    async refresh(refreshToken, identity, audience) {
+      const server = await metadata.get()
+      const context = {
+        configure: (through: ProviderFetch) => configure(server, through),
+        fetch,
+        tokenEndpoint: server.token_endpoint,
+        rules,
+      }
+      return refresh(context, refreshToken, identity, audience)
+    },
+
+    renewedClaims: (claims, idToken) => ({ ...claims, ...pick(idToken, options.userClaims) }),
 
     async revoke(token) {
       try {
@@ -208,6 +235,8 @@ function identityOf(idToken: IdTokenClaims, claims: Claims): Identity {
     subject: idToken.sub,
     providerSessionId: typeof idToken.sid === 'string' ? idToken.sid : undefined,
     claims,
+    nonce: String(idToken.nonce),
+    authTime: typeof idToken.auth_time === 'number' ? idToken.auth_time : undefined,
   }
 }
 

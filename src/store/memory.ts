@@ -1,13 +1,16 @@
 import type { Clock } from '../core/clock.ts'
 import type { SessionEvent } from '../core/events.ts'
-import type { EndReason, Session, StoredSession } from '../core/session.ts'
-import type { TokenSet } from '../core/token-set.ts'
+import { type EndReason, refreshTokenId, type Session, type StoredSession } from '../core/session.ts'
+import type { AccessToken } from '../core/token-set.ts'
 import type { Transaction } from '../core/transaction.ts'
 import { createMemoryOutbox } from './memory-outbox.ts'
 import {
   type EndedSession,
+  forcedCooldownMs,
   type Lifetimes,
+  loginSlot,
   logoutLifetime,
+  refreshLeaseMs,
   type Store,
   tombstoneMs,
   touchIntervalMs,
@@ -16,9 +19,15 @@ import {
 
 interface SessionEntry {
   session: Session
-  tokens: TokenSet
+  access: Map<string, AccessToken>
+  refresh: string | undefined
+  version: number
   idle: number
   absolute: number
+  lease: { owner: string; until: number } | null
+  /** Who began a refresh and has not ended it. */
+  pending: string | null
+  forcedAt: number
 }
 
 /** The store in this process's memory: for development, and the plain statement of what a store does. */
@@ -39,10 +48,11 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
     for (const listener of listeners) listener(event)
   }
 
-  const live = ({ session, tokens, idle, absolute }: SessionEntry): StoredSession =>
+  const live = ({ session, access, version, idle, absolute }: SessionEntry, slot: string | undefined): StoredSession =>
     structuredClone({
       session,
-      accessToken: tokens.access,
+      accessToken: (slot !== undefined && access.get(slot)) || null,
+      version,
       idleExpiresInMs: idle - clock.now(),
       absoluteExpiresInMs: absolute - clock.now(),
     })
@@ -63,7 +73,7 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
     if (entry === undefined) return null
     sessions.delete(id)
     tombstones.put(id, reason, clock.now() + tombstoneMs)
-    if (entry.tokens.refresh !== undefined) outbox.add(id, entry.tokens.refresh, reason)
+    if (entry.refresh !== undefined) outbox.add(refreshTokenId(id, entry.version), entry.refresh, reason)
     publish({ type: 'ended', sessionId: id, reason })
     return { session: entry.session, reason }
   }
@@ -83,9 +93,19 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
     async createSession(session, tokens) {
       const absolute = clock.now() + lifetimes.absoluteTimeout * 1000
       const idle = Math.min(clock.now() + idleMs, absolute)
-      sessions.set(session.id, structuredClone({ session, tokens, idle, absolute }))
+      sessions.set(session.id, {
+        session: structuredClone(session),
+        access: new Map([[loginSlot, structuredClone(tokens.access)]]),
+        refresh: tokens.refresh,
+        version: 0,
+        idle,
+        absolute,
+        lease: null,
+        pending: null,
+        forcedAt: Number.NEGATIVE_INFINITY,
+      })
     },
-    async getSession(id, { active, pendingAgeMs }) {
+    async getSession(id, { slot, active, pendingAgeMs }) {
       const entry = sessions.get(id)
       if (entry === undefined) {
         const reason = tombstones.get(id)
@@ -96,7 +116,7 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
       if (reason !== null) return { found: { state: 'ended', reason, justEnded: finish(id, reason) }, touched: false }
       const touched = active && clock.now() - (entry.idle - idleMs) >= intervalMs
       if (touched) touch(id, entry, clock.now())
-      return { found: { state: 'live', stored: live(entry) }, touched }
+      return { found: { state: 'live', stored: live(entry, slot) }, touched }
     },
     async touchSessions(activities) {
       for (const { id, ageMs } of activities) {
@@ -106,6 +126,47 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
     },
     async endSession(id, reason) {
       return finish(id, reason)
+    },
+
+    async beginRefresh(id, { slot, owner, version, forced }) {
+      const entry = sessions.get(id)
+      if (entry === undefined) return { state: 'gone' }
+      if (entry.version !== version) return { state: 'changed', stored: live(entry, slot) }
+      const now = clock.now()
+      const holder = entry.lease !== null && entry.lease.until > now ? entry.lease.owner : null
+      if (holder !== null && holder !== owner) return { state: 'held' }
+      if (forced && holder === null && now - entry.forcedAt < forcedCooldownMs) return { state: 'cooldown' }
+      if (forced && holder === null) entry.forcedAt = now
+      entry.lease = { owner, until: now + refreshLeaseMs }
+      const interrupted = entry.pending !== null && entry.pending !== owner
+      entry.pending = owner
+      return { state: 'granted', stored: live(entry, slot), refreshToken: entry.refresh ?? null, interrupted }
+    },
+    async renewRefresh(id, owner) {
+      const lease = sessions.get(id)?.lease
+      if (lease?.owner === owner) lease.until = clock.now() + refreshLeaseMs
+    },
+    async saveRefresh(id, owner, version, { slot, access, refresh, session }) {
+      const entry = sessions.get(id)
+      if (entry?.lease?.owner === owner) entry.lease = null
+      if (entry === undefined) {
+        outbox.add(refreshTokenId(id, version + 1), refresh, 'ended_meanwhile')
+        return 'gone'
+      }
+      if (entry.version !== version) return 'superseded'
+      entry.version += 1
+      entry.pending = null
+      if (access !== null) entry.access.set(slot, structuredClone(access))
+      entry.refresh = refresh
+      if (session !== undefined) entry.session = structuredClone(session)
+      publish({ type: 'refreshed', sessionId: id })
+      return 'saved'
+    },
+    async abandonRefresh(id, owner, { unsure }) {
+      const entry = sessions.get(id)
+      if (entry?.lease?.owner === owner) entry.lease = null
+      if (entry?.pending === owner && !unsure) entry.pending = null
+      publish({ type: 'refreshed', sessionId: id })
     },
 
     async sweep() {
@@ -128,7 +189,7 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
     },
     async findSessions(index) {
       const entries = [...(indexes.get(index) ?? [])].map(id => sessions.get(id))
-      return entries.flatMap(entry => (entry === undefined || overdue(entry) !== null ? [] : [live(entry)]))
+      return entries.flatMap(entry => (entry === undefined || overdue(entry) !== null ? [] : [live(entry, undefined)]))
     },
     async markIndexEnded(index) {
       endedIndexes.set(index, clock.now())

@@ -7,6 +7,7 @@ import { createRedisClient, createSubscriber, type RedisAddress } from './redis/
 import { createRedisIndexes } from './redis/indexes.ts'
 import { createKeys } from './redis/keys.ts'
 import { createRedisOutbox } from './redis/outbox.ts'
+import { createRedisRefreshes } from './redis/refreshes.ts'
 import { createRedisSessions } from './redis/sessions.ts'
 import { type Lifetimes, logoutLifetime, type Store, type StoreInstant } from './store.ts'
 
@@ -31,7 +32,7 @@ export function createRedisStore(options: RedisStoreOptions): Store {
   const subscriber = createSubscriber(address)
   for (const link of [client, subscriber]) link.on('error', onLinkError)
 
-  const { peek, ...sessions } = createRedisSessions({ client, seal, keys, lifetimes, onUnreadable })
+  const { peek, openLive, ...sessions } = createRedisSessions({ client, seal, keys, lifetimes, onUnreadable })
 
   const putOnce = async (type: RecordType, id: string, text: string, lifetime: number) => {
     await answered(client.set(keys.once(type, id), seal.seal(type, id, text), 'EX', lifetime))
@@ -44,6 +45,7 @@ export function createRedisStore(options: RedisStoreOptions): Store {
 
   return {
     ...sessions,
+    ...createRedisRefreshes({ client, seal, keys, openLive }),
     ...createRedisOutbox({ client, seal, keys }),
     ...createRedisIndexes({ client, keys, lifetimes, peek }),
 
@@ -77,9 +79,9 @@ export function createRedisStore(options: RedisStoreOptions): Store {
   }
 }
 
-/** `ended <id> <reason>` or `extended <id>`, as the scripts publish them. */
+/** `ended <id> <reason>`, `extended <id>` or `refreshed <id>`, as the scripts publish them. */
 function parseEvent(message: string): SessionEvent | null {
   const [type, sessionId = '', reason = ''] = message.split(' ')
   if (type === 'ended') return { type, sessionId, reason: reason as EndReason }
-  return type === 'extended' ? { type, sessionId } : null
+  return type === 'extended' || type === 'refreshed' ? { type, sessionId } : null
 }

@@ -1,6 +1,6 @@
 import type { SessionEvent } from '../core/events.ts'
 import type { EndReason, Session, StoredSession } from '../core/session.ts'
-import type { TokenSet } from '../core/token-set.ts'
+import type { AccessToken, TokenSet } from '../core/token-set.ts'
 import type { Transaction } from '../core/transaction.ts'
 
 /** An instant on the store's own clock, in milliseconds; only good to be given back to the store. */
@@ -31,6 +31,8 @@ export type Lookup =
 
 /** How a request touches the session that it reads. */
 export interface Touch {
+  /** Which access token to read along; none without it. */
+  slot?: string
   /** A user stands behind the request. */
   active: boolean
   /** Activity seen earlier and not yet written, milliseconds ago. It counts even if its deadline has passed meanwhile. */
@@ -47,7 +49,7 @@ export interface Touch {
  * @throws {StoreUnavailable} from every method, when the store gives no definite answer
  */
 export interface SessionStore {
-  /** Keeps a new session; both deadlines start now. */
+  /** Keeps a new session; both deadlines start now. Its access token is the one of {@link loginSlot}. */
   createSession(session: Session, tokens: TokenSet): Promise<void>
   /**
    * Reads a session; one past a deadline ends. Activity moves the idle deadline, but is written at most once per
@@ -59,6 +61,59 @@ export interface SessionStore {
   /** Ends a session; null when there is none. */
   endSession(id: string, reason: EndReason): Promise<EndedSession | null>
 }
+
+/** What became of the wish to refresh the tokens of a session. */
+export type RefreshStart =
+  /** The lease is ours: nobody else presents the refresh token while we keep it. */
+  | { state: 'granted'; stored: StoredSession; refreshToken: string | null; interrupted: boolean }
+  /** Somebody else has refreshed since; read on. */
+  | { state: 'changed'; stored: StoredSession }
+  /** Somebody else is at it, or a forced refresh was granted too short a time ago. */
+  | { state: 'held' | 'cooldown' }
+  | { state: 'gone' }
+
+/** What a refresh brought, to be stored before anybody uses it. */
+export interface Renewal {
+  slot: string
+  /** Null when none came, and there was none before. */
+  access: AccessToken | null
+  /** The new one, or the old one where the provider goes on taking that. */
+  refresh: string
+  /** The session with new claims; undefined when they are as they were. */
+  session: Session | undefined
+}
+
+/**
+ * The refresh token of a session, held by one process at a time.
+ *
+ * The lease is this process's for {@link refreshLeaseMs} unless it is renewed, and comes to an end by itself when its
+ * holder dies. Saving is fenced by the version at which it was granted: a slow holder never overwrites a newer token.
+ *
+ * @throws {StoreUnavailable} from every method, when the store gives no definite answer
+ */
+export interface RefreshStore {
+  /**
+   * Asks for the lease. `version` is that of the tokens on which the wish rests. `interrupted` tells that an earlier
+   * holder asked the provider and never came back. `forced` is granted once per {@link forcedCooldownMs} and session.
+   */
+  beginRefresh(
+    id: string,
+    wish: { slot: string; owner: string; version: number; forced: boolean },
+  ): Promise<RefreshStart>
+  renewRefresh(id: string, owner: string): Promise<void>
+  /**
+   * Stores what a refresh brought and ends the lease. `superseded`: somebody else has stored newer tokens. `gone`: the
+   * session has ended meanwhile; the new refresh token is in the outbox, by the same atomic step.
+   */
+  saveRefresh(id: string, owner: string, version: number, renewal: Renewal): Promise<'saved' | 'superseded' | 'gone'>
+  /** Ends the lease with nothing changed. `unsure`: the provider may have used up the token; the next holder is told. */
+  abandonRefresh(id: string, owner: string, options: { unsure: boolean }): Promise<void>
+}
+
+/** How long a lease lasts without renewal: longer than a provider call. */
+export const refreshLeaseMs = 15_000
+/** How often at most an upstream's 401 makes a session refresh. */
+export const forcedCooldownMs = 60_000
 
 /** What a visit to a part of the store found. */
 export interface Visit<T> {
@@ -79,7 +134,8 @@ export interface QueuedRevocation {
   id: string
   /** Null when the record can no longer be opened. */
   token: string | null
-  reason: EndReason | 'login_failed'
+  /** Why its session ended; or it belongs to none, because a login failed or a session ended during a refresh. */
+  reason: EndReason | 'login_failed' | 'ended_meanwhile'
   /** This attempt included. */
   attempts: number
   queuedForMs: number
@@ -95,6 +151,9 @@ export interface OutboxStore {
   settleRevocation(id: string, retryInMs: number | null): Promise<void>
   bucketOf(id: string): number
 }
+
+/** The slot of the access token that the login brought. */
+export const loginSlot = 'login'
 
 /** How long a claimed revocation is left alone: longer than a call to the provider can take. */
 export const leaseMs = 30_000
@@ -156,6 +215,7 @@ export function touchIntervalMs(lifetimes: Lifetimes): number {
 export interface Store
   extends TransactionStore,
     SessionStore,
+    RefreshStore,
     ExpiryStore,
     OutboxStore,
     IndexStore,

@@ -10,9 +10,16 @@ import { type EndedSession, leaseMs, type Store } from '../../src/store/store.ts
 import { createClock } from '../support/clock.ts'
 import { eventually } from '../support/stage.ts'
 
-const identity = { issuer: 'https://idp', subject: 'alice', providerSessionId: undefined, claims: {} }
+const identity = {
+  issuer: 'https://idp',
+  subject: 'alice',
+  providerSessionId: undefined,
+  claims: {},
+  nonce: 'nonce',
+  authTime: undefined,
+}
 const tokens = (refresh: string) => ({
-  access: { value: 'at', expiresAt: Number.MAX_SAFE_INTEGER, scope: undefined },
+  access: { value: 'at', expiresAt: Number.MAX_SAFE_INTEGER, refreshAt: Number.MAX_SAFE_INTEGER, scope: undefined },
   refresh,
 })
 const lifetimes = { idleTimeout: 100, absoluteTimeout: 1000 }

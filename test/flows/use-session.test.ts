@@ -7,8 +7,18 @@ import { createMemoryStore } from '../../src/store/memory.ts'
 import type { EndedSession, SessionStore } from '../../src/store/store.ts'
 import { createClock } from '../support/clock.ts'
 
-const identity = { issuer: 'https://idp', subject: 'alice', providerSessionId: undefined, claims: {} }
-const tokens = { access: { value: 'at', expiresAt: Number.MAX_SAFE_INTEGER, scope: undefined }, refresh: 'rt' }
+const identity = {
+  issuer: 'https://idp',
+  subject: 'alice',
+  providerSessionId: undefined,
+  claims: {},
+  nonce: 'nonce',
+  authTime: undefined,
+}
+const tokens = {
+  access: { value: 'at', expiresAt: Number.MAX_SAFE_INTEGER, refreshAt: Number.MAX_SAFE_INTEGER, scope: undefined },
+  refresh: 'rt',
+}
 
 /** A store whose calls are counted, and fail while it is down; two replicas may share it. */
 async function setUp(lifetimes = { idleTimeout: 100, absoluteTimeout: 100_000 }) {

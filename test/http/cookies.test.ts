@@ -19,7 +19,14 @@ import {
 
 const cookieOf = (browser: TestBrowser) => browser.jar.get(sessionCookie) ?? ''
 
-const identity = { issuer: 'https://login.example', subject: 'alice', providerSessionId: undefined, claims: {} }
+const identity = {
+  issuer: 'https://login.example',
+  subject: 'alice',
+  providerSessionId: undefined,
+  claims: {},
+  nonce: 'nonce',
+  authTime: undefined,
+}
 
 test('the cookies of a login', async t => {
   const stage = await startStage(t)

@@ -158,10 +158,12 @@ test('however a session ends, its refresh token is revoked, once, and the record
   t.same(provider.errors, [])
 })
 
-test('a session whose access token is over is revoked, too', async t => {
-  const { clock, user, asked } = await setUp(t)
+test('a session whose refresh token is refused is revoked, too', async t => {
+  const { clock, provider, user, asked } = await setUp(t)
   const alice = await user()
   clock.advance(300_000)
+  const headers = { 'content-type': 'application/json' }
+  provider.respond('token', { status: 400, headers, body: '{"error":"invalid_grant"}' })
   t.match((await alice.browser.api('/api/items')).json(), { code: 'session_expired' })
   t.ok(await eventually(() => asked(alice.token) === 1))
 })

@@ -5,6 +5,7 @@ import tap, { type Test, test } from 'tap'
 import { randomToken } from '../../src/core/random.ts'
 import { type EndReason, endReasons, expired, sessionHandle, sessionIdOf, userIndex } from '../../src/core/session.ts'
 import { type BrowserResponse, createJar, type TestBrowser } from '../support/browser.ts'
+import { claims } from '../support/forgeries.ts'
 import { startGateway } from '../support/gateway.ts'
 import { login } from '../support/login.ts'
 import { startProvider, type TestProvider } from '../support/provider.ts'
@@ -586,20 +587,29 @@ test('a session that is only looked at ends at its idle deadline, and its token 
   t.ok(await isRevoked(still.provider, refreshToken))
 })
 
+/** A provider that gives no refresh token, as one does without `offline_access`. */
+const withoutRefreshToken = (at: TestProvider) => {
+  at.tamper.tokenResponse = ({ refresh_token: _, ...rest }) => rest
+}
+
 // A session whose tokens cannot be renewed would go on as a login that no API accepts.
-test('an access token that is over and cannot be renewed ends the session', async t => {
+test('without a refresh token a session lasts exactly as long as its access token', async t => {
   const still = await startStage(t, { memory: true, provider: { lifetimes: { accessToken: 120 } } })
-  const { browser, refreshToken } = await loggedIn(still, 'gina')
+  withoutRefreshToken(still.provider)
+  const browser = await still.loggedIn('gina')
   const stream = await browser.stream('/bff/events')
-  still.clock.advance(119_000)
-  t.equal((await browser.api('/api/items')).status, 200, 'a second before')
+  still.clock.advance(114_000)
+  for (let count = 0; count < 3; count += 1) {
+    t.equal((await browser.api('/api/items')).status, 200, 'a second before')
+    t.ok(await alive(browser))
+  }
   const calls = still.upstream.requests.length
   still.clock.advance(1000)
   ended(t, await browser.api('/api/items'), 'tokens_expired')
   t.equal(still.upstream.requests.length, calls, 'the upstream hears nothing')
   ended(t, await browser.api('/bff/user'), 'tokens_expired')
   await stream.waitFor(/event: ended\ndata: {"reason":"tokens_expired"}/)
-  t.ok(await isRevoked(still.provider, refreshToken))
+  t.equal(still.provider.tokenCalls('refresh_token').length, 0)
 })
 
 test('for a day an ended session is told from one that never was, with the reason', async t => {
@@ -610,12 +620,25 @@ test('for a day an ended session is told from one that never was, with the reaso
       still.clock.advance(900_000)
     }
   }
+  const callLater = (browser: TestBrowser) => {
+    still.clock.advance(300_000)
+    return browser.api('/api/items')
+  }
   const endings: Record<EndReason, (browser: TestBrowser, user: string) => Promise<unknown>> = {
     idle: async () => still.clock.advance(1_800_000),
     absolute: browser => pass(browser, 12),
-    tokens_expired: async browser => {
-      still.clock.advance(300_000)
-      await browser.api('/api/items')
+    tokens_expired: browser => callLater(browser),
+    refresh_token_dead: async browser => {
+      still.provider.respond('token', { status: 400, body: { error: 'invalid_grant' } })
+      await callLater(browser)
+    },
+    rotation_lost: async browser => {
+      still.provider.respond('token', 'reset', { when: 'after', times: 1 })
+      await callLater(browser)
+    },
+    identity_changed: async browser => {
+      still.provider.tamper.idToken = claims({ sub: 'somebody-else' })
+      await callLater(browser)
     },
     logout: browser => post(browser, '/bff/logout'),
     ended_elsewhere: async (_browser, user) => remove(await loggedInLater(still, user), '/bff/sessions'),
@@ -626,10 +649,12 @@ test('for a day an ended session is told from one that never was, with the reaso
   t.same(Object.keys(endings).sort(), [...endReasons].sort(), 'every reason there is')
   const sentences = new Set<unknown>()
   for (const reason of endReasons) {
+    if (reason === 'tokens_expired') withoutRefreshToken(still.provider)
     const browser = await loggedInLater(still, `ended-${reason}`)
     const cookie = cookieOf(browser)
     t.ok(await alive(browser))
     await endings[reason](browser, `ended-${reason}`)
+    still.provider.reset()
     const replay = still.browser()
     const ask = (path: string) => replay.api(path, withCookie(cookie))
     for (const path of ['/bff/user', '/bff/sessions', '/bff/events', '/api/items']) ended(t, await ask(path), reason)

@@ -63,9 +63,11 @@ test('a token response that is not one opens no session', async t => {
     })
 
     const lives = async (expiresIn: unknown, seconds: number) => {
-      const { browser } = await accept(t, `expires_in ${show(expiresIn)}`, { expires_in: expiresIn })
+      const response = { expires_in: expiresIn, refresh_token: undefined }
+      const { browser } = await accept(t, `expires_in ${show(expiresIn)}`, response)
       const call = async () => (await browser.api('/api/items')).status
-      clock.advance((seconds - 1) * 1000)
+      // It is not sent in its last 5 seconds: it would be over when it arrives.
+      clock.advance((seconds - 6) * 1000)
       t.equal(await call(), 200, `used for ${seconds} s`)
       house.upstream.clear()
       clock.advance(1000)
@@ -74,18 +76,12 @@ test('a token response that is not one opens no session', async t => {
     }
     const week = 7 * 86_400
     await lives(undefined, 300)
+    await lives(0, 300)
     await lives(60, 60)
     await lives('60', 60)
     await lives(1e18, week)
     await lives(1e300, week)
     await lives(Number.MAX_SAFE_INTEGER, week)
-
-    await house.reset()
-    provider.tamper.tokenResponse = response => ({ ...response, expires_in: 0 })
-    const { browser, answer } = await house.attempt()
-    t.ok(answer.status < 500)
-    t.equal((await browser.api('/api/items')).status, 401, 'a token that was over before it came is never sent')
-    t.equal(house.upstream.requests.length, 0)
   })
 
   t.test('a refresh token is text, or is not there', async t => {

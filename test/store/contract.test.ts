@@ -5,11 +5,11 @@ import { StoreUnavailable } from '../../src/core/errors.ts'
 import type { SessionEvent } from '../../src/core/events.ts'
 import { hash, randomToken } from '../../src/core/random.ts'
 import { createSeal } from '../../src/core/seal.ts'
-import { openSession, type Session } from '../../src/core/session.ts'
+import { openSession, refreshTokenId, type Session } from '../../src/core/session.ts'
 import { openTransaction } from '../../src/core/transaction.ts'
 import { createMemoryStore } from '../../src/store/memory.ts'
 import { createRedisStore } from '../../src/store/redis.ts'
-import { type Lifetimes, leaseMs, type Store, type Touch } from '../../src/store/store.ts'
+import { type Lifetimes, leaseMs, loginSlot, type Renewal, type Store, type Touch } from '../../src/store/store.ts'
 import { createClock } from '../support/clock.ts'
 import { startRedis, type TestRedis } from '../support/redis.ts'
 
@@ -21,12 +21,27 @@ interface Subject {
 }
 
 const key = randomBytes(32)
-const identity = { issuer: 'https://idp', subject: 'alice', providerSessionId: undefined, claims: { name: 'Ünï' } }
+const identity = {
+  issuer: 'https://idp',
+  subject: 'alice',
+  providerSessionId: undefined,
+  claims: { name: 'Ünï' },
+  nonce: 'nonce',
+  authTime: undefined,
+}
 const client = { userAgent: 'test', address: '192.0.2.1' }
-const tokens = { access: { value: 'at', expiresAt: 1, scope: undefined }, refresh: 'rt' }
-const look: Touch = { active: false, pendingAgeMs: null }
-const use: Touch = { active: true, pendingAgeMs: null }
+const tokens = { access: { value: 'at', expiresAt: 2, refreshAt: 1, scope: undefined }, refresh: 'rt' }
+const look: Touch = { slot: loginSlot, active: false, pendingAgeMs: null }
+const use: Touch = { ...look, active: true }
 const minute = { idleTimeout: 60, absoluteTimeout: 60 }
+
+const wishOf = (owner: string) => ({ slot: loginSlot, owner, version: 0, forced: false })
+const renewal: Renewal = {
+  slot: loginSlot,
+  access: { value: 'at2', expiresAt: 4, refreshAt: 3, scope: undefined },
+  refresh: 'rt2',
+  session: undefined,
+}
 
 const newSession = (subject = 'alice') => openSession({ ...identity, subject }, client, 5).session
 const newTransaction = () => openTransaction({ returnUrl: '/x', silent: false, previousSessionId: null }, Date.now())
@@ -110,7 +125,7 @@ for (const [name, open] of Object.entries({ memory, redis })) {
     await store.createSession(session, tokens)
     const stored = await live(store, session.id)
     t.same(stored?.session, JSON.parse(JSON.stringify(session)))
-    t.match(stored?.accessToken, { value: 'at', expiresAt: 1 })
+    t.match(stored?.accessToken, { value: 'at', expiresAt: 2 })
     t.notMatch(JSON.stringify(stored), '"rt"')
     t.ok(stored && stored.idleExpiresInMs > 59_000 && stored.idleExpiresInMs <= 60_000, 'idle')
     t.ok(stored && stored.absoluteExpiresInMs > 99_000 && stored.absoluteExpiresInMs <= 100_000, 'absolute')
@@ -150,7 +165,7 @@ for (const [name, open] of Object.entries({ memory, redis })) {
     await store.touchSessions([{ id: told.id, ageMs: 400 }])
     await store.touchSessions([{ id: late.id, ageMs: 100 }])
     t.ok(await live(store, told.id), 'active 200 ms before the deadline')
-    t.ok(await live(store, read.id, { active: false, pendingAgeMs: 400 }), 'the same, told with the read')
+    t.ok(await live(store, read.id, { ...look, pendingAgeMs: 400 }), 'the same, told with the read')
     const { found } = await store.getSession(late.id, use)
     t.match(found, { state: 'ended', reason: 'idle', justEnded: { session: { id: late.id }, reason: 'idle' } })
   })
@@ -181,7 +196,7 @@ for (const [name, open] of Object.entries({ memory, redis })) {
     const { id } = await create(store)
     await store.endSession(id, 'admin')
     await store.touchSessions([{ id, ageMs: 0 }])
-    t.match((await store.getSession(id, { active: true, pendingAgeMs: 0 })).found, { state: 'ended', reason: 'admin' })
+    t.match((await store.getSession(id, { ...use, pendingAgeMs: 0 })).found, { state: 'ended', reason: 'admin' })
     t.same(await sweepAll(store), [])
   })
 
@@ -209,9 +224,12 @@ for (const [name, open] of Object.entries({ memory, redis })) {
     await store.getSession(used.id, use)
     await sweepAll(store)
     const claimed = await claimAll(store)
-    t.same(new Set(claimed.map(entry => entry.id)), new Set([ended.id, swept.id, used.id]))
+    t.same(
+      new Set(claimed.map(entry => entry.id)),
+      new Set([ended, swept, used].map(({ id }) => refreshTokenId(id, 0))),
+    )
     for (const entry of claimed)
-      t.match(entry, { token: 'rt', attempts: 1, reason: entry.id === ended.id ? 'logout' : 'idle' })
+      t.match(entry, { token: 'rt', attempts: 1, reason: entry.id.startsWith(ended.id) ? 'logout' : 'idle' })
     t.same(await claimAll(store), [], 'nobody else gets what is claimed')
   })
 
@@ -292,13 +310,115 @@ for (const [name, open] of Object.entries({ memory, redis })) {
     ])
   })
 
+  test(`${name}: one process at a time holds the refresh token, and what it saves is there for all`, async t => {
+    const { store } = await open(t, minute)
+    const { id } = await create(store)
+    const [first, second] = [wishOf('first'), wishOf('second')]
+    const granted = await store.beginRefresh(id, first)
+    t.match(granted, { state: 'granted', refreshToken: 'rt', interrupted: false, stored: { version: 0 } })
+    t.same(await store.beginRefresh(id, second), { state: 'held' })
+    t.match(await store.beginRefresh(id, first), { state: 'granted' }, 'the holder may ask again')
+    t.equal(await store.saveRefresh(id, 'first', 0, renewal), 'saved')
+    t.match(await store.beginRefresh(id, second), {
+      state: 'changed',
+      stored: { version: 1, accessToken: { value: 'at2' } },
+    })
+    const next = await store.beginRefresh(id, { ...second, version: 1 })
+    t.match(next, { state: 'granted', refreshToken: 'rt2', interrupted: false }, 'and the next one gets the new token')
+    t.match((await store.getSession(id, { ...look, slot: 'other' })).found, {
+      state: 'live',
+      stored: { session: { id }, version: 1, accessToken: null },
+    })
+  })
+
+  // A holder is slow, its lease runs out, another refreshes; then the first one's answer comes in after all.
+  test(`${name}: a slow holder never overwrites newer tokens`, async t => {
+    const { store } = await open(t, minute)
+    const { id } = await create(store)
+    await store.beginRefresh(id, wishOf('first'))
+    await store.abandonRefresh(id, 'first', { unsure: true })
+    t.match(await store.beginRefresh(id, wishOf('second')), { state: 'granted', interrupted: true })
+    t.equal(await store.saveRefresh(id, 'second', 0, renewal), 'saved')
+    const stale = { ...renewal, access: { ...tokens.access, value: 'stale' }, refresh: 'stale' }
+    t.equal(await store.saveRefresh(id, 'first', 0, stale), 'superseded')
+    const now = await store.beginRefresh(id, { ...wishOf('third'), version: 1 })
+    t.match(now, { refreshToken: 'rt2', stored: { accessToken: { value: 'at2' } } })
+  })
+
+  test(`${name}: tokens for a session that has ended meanwhile go to the outbox and revive nothing`, async t => {
+    const { store } = await open(t, minute)
+    const { id } = await create(store)
+    await store.beginRefresh(id, wishOf('first'))
+    await store.endSession(id, 'admin')
+    t.equal(await store.saveRefresh(id, 'first', 0, renewal), 'gone')
+    t.match((await store.getSession(id, use)).found, { state: 'ended', reason: 'admin' })
+    t.same(await store.beginRefresh(id, wishOf('second')), { state: 'gone' })
+    const queued = (await claimAll(store)).map(({ token, reason }) => [token, reason]).sort()
+    t.same(queued, [
+      ['rt', 'admin'],
+      ['rt2', 'ended_meanwhile'],
+    ])
+  })
+
+  test(`${name}: a holder that gives up leaves things as they were, or says that it is not sure`, async t => {
+    const { store } = await open(t, minute)
+    const { id } = await create(store)
+    await store.beginRefresh(id, wishOf('first'))
+    await store.abandonRefresh(id, 'second', { unsure: false })
+    t.same(await store.beginRefresh(id, wishOf('second')), { state: 'held' }, 'only the holder can')
+    await store.abandonRefresh(id, 'first', { unsure: false })
+    t.match(await store.beginRefresh(id, wishOf('second')), { state: 'granted', interrupted: false })
+    await store.abandonRefresh(id, 'second', { unsure: true })
+    t.match(await store.beginRefresh(id, wishOf('third')), { state: 'granted', interrupted: true })
+  })
+
+  test(`${name}: a forced refresh is granted once in a while`, async t => {
+    const { store } = await open(t, minute)
+    const { id } = await create(store)
+    const forced = { ...wishOf('first'), forced: true }
+    t.match(await store.beginRefresh(id, forced), { state: 'granted' })
+    t.equal(await store.saveRefresh(id, 'first', 0, renewal), 'saved')
+    t.same(await store.beginRefresh(id, { ...forced, version: 1 }), { state: 'cooldown' })
+    t.match(await store.beginRefresh(id, { ...wishOf('first'), version: 1 }), { state: 'granted' }, 'others go on')
+  })
+
+  test(`${name}: a forced refresh that was granted may be asked for again by its holder`, async t => {
+    const { store } = await open(t, minute)
+    const { id } = await create(store)
+    await store.beginRefresh(id, wishOf('first'))
+    await store.abandonRefresh(id, 'first', { unsure: true })
+    const forced = { ...wishOf('second'), forced: true }
+    t.match(await store.beginRefresh(id, forced), { state: 'granted', interrupted: true })
+    t.match(await store.beginRefresh(id, forced), { state: 'granted' }, 'after a while for the first to come back')
+  })
+
+  test(`${name}: a refresh that brought no access token leaves the slot as it was`, async t => {
+    const { store } = await open(t, minute)
+    const { id } = await create(store)
+    await store.beginRefresh(id, wishOf('first'))
+    t.equal(await store.saveRefresh(id, 'first', 0, { ...renewal, slot: 'other', access: null }), 'saved')
+    const next = await store.beginRefresh(id, { ...wishOf('second'), slot: 'other', version: 1 })
+    t.match(next, { state: 'granted', refreshToken: 'rt2', stored: { accessToken: null } })
+  })
+
+  test(`${name}: a refresh neither slides the idle deadline nor moves the absolute one`, async t => {
+    const { store, pass } = await open(t, { idleTimeout: 2, absoluteTimeout: 3 })
+    const { id } = await create(store)
+    await pass(1000)
+    await store.beginRefresh(id, wishOf('first'))
+    await store.renewRefresh(id, 'first')
+    await store.saveRefresh(id, 'first', 0, renewal)
+    const stored = await live(store, id)
+    t.ok(stored && stored.idleExpiresInMs <= 1000 && stored.absoluteExpiresInMs <= 2000)
+  })
+
   test(`${name}: what a caller does to a record does not reach the store`, async t => {
     const { store } = await open(t, minute)
     const { session } = openSession({ ...identity, claims: { name: 'before' } }, client, 0)
     await store.createSession(session, tokens)
     session.identity.claims.name = 'after'
     const first = await live(store, session.id)
-    if (first) first.accessToken.value = 'changed'
+    if (first?.accessToken) first.accessToken.value = 'changed'
     t.match(await live(store, session.id), {
       session: { identity: { claims: { name: 'before' } } },
       accessToken: { value: 'at' },
@@ -396,10 +516,10 @@ test('redis: a record that was moved, changed or sealed with a lost key counts a
   const keyOf = async (id: string) => (await server.keys()).find(name => name.endsWith(id)) ?? ''
   const [keyA, keyB] = [await keyOf(a.id), await keyOf(b.id)]
   t.equal(await live(stranger, a.id), null, 'another key ring')
-  for (const field of ['session', 'access']) {
+  for (const field of ['session', 'access:login']) {
     const own = (await server.client.hgetBuffer(keyA, field)) ?? Buffer.alloc(0)
     const foreign = (await server.client.hgetBuffer(keyB, field)) ?? Buffer.alloc(0)
-    for (const value of [foreign, own.subarray(0, -1), Buffer.alloc(0)]) {
+    for (const value of [foreign, own.subarray(0, -1), Buffer.of(0)]) {
       await server.client.hset(keyA, field, value)
       t.equal(await live(store, a.id, use), null, `${field} of ${value.length} bytes`)
     }

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { createSeal } from '../../src/core/seal.ts'
-import { indexesOf, openSession } from '../../src/core/session.ts'
+import { indexesOf, openSession, refreshTokenId } from '../../src/core/session.ts'
 import { createKeys } from '../../src/store/redis/keys.ts'
 import { createRedisStore } from '../../src/store/redis.ts'
 import { type Lifetimes, type Store, tombstoneMs } from '../../src/store/store.ts'
@@ -67,12 +67,19 @@ export async function createPlanter(options: PlanterOptions): Promise<Planter> {
 
   const plantOne = async (): Promise<Planted> => {
     const refreshToken = `planted-${randomBytes(24).toString('base64url')}`
-    const identity = { issuer: provider.issuer, subject: 'planted', providerSessionId: undefined, claims: {} }
+    const identity = {
+      issuer: provider.issuer,
+      subject: 'planted',
+      providerSessionId: undefined,
+      claims: {},
+      nonce: 'nonce',
+      authTime: undefined,
+    }
     const { cookie, session } = openSession(identity, { userAgent: 'test', address: '127.0.0.1' }, Date.now())
     const access = { value: `planted-access-${randomBytes(24).toString('base64url')}`, scope: undefined }
     await store.addToIndexes(session.id, indexesOf(session))
     await store.createSession(session, {
-      access: { ...access, expiresAt: Date.now() + 3_600_000 },
+      access: { ...access, expiresAt: Date.now() + 3_600_000, refreshAt: Date.now() + 3_600_000 },
       refresh: refreshToken,
     })
     return { id: session.id, cookie, refreshToken }
@@ -103,8 +110,8 @@ export async function createPlanter(options: PlanterOptions): Promise<Planter> {
     },
     whereabouts: async ids => {
       const stored = await ask(ids.map(id => ['exists', part(id, `session:${id}`)]))
-      const due = await ask(ids.map(id => ['zscore', part(id, 'outbox'), id]))
-      const token = await ask(ids.map(id => ['hexists', part(id, 'outbox:token'), id]))
+      const due = await ask(ids.map(id => ['zscore', part(id, 'outbox'), refreshTokenId(id, 0)]))
+      const token = await ask(ids.map(id => ['hexists', part(id, 'outbox:token'), refreshTokenId(id, 0)]))
       return ids.map((_, index) => ({ stored: stored[index] === 1, queued: due[index] !== null && token[index] === 1 }))
     },
     queueLength: async () => {
@@ -112,9 +119,9 @@ export async function createPlanter(options: PlanterOptions): Promise<Planter> {
       return lengths.reduce<number>((sum, length) => sum + Number(length), 0)
     },
     reschedule: async (ids, at) => {
-      const abouts = await ask(ids.map(id => ['hget', part(id, 'outbox:about'), id]))
+      const abouts = await ask(ids.map(id => ['hget', part(id, 'outbox:about'), refreshTokenId(id, 0)]))
       const tried = ids.filter((_, index) => JSON.parse(String(abouts[index]))?.attempts > 0)
-      await ask(tried.map(id => ['zadd', part(id, 'outbox'), 'XX', at, id]))
+      await ask(tried.map(id => ['zadd', part(id, 'outbox'), 'XX', at, refreshTokenId(id, 0)]))
       return tried
     },
     store,

@@ -2,7 +2,7 @@ import type { Test } from 'tap'
 import { type CookieJar, createJar } from './browser/jar.ts'
 import { type BrowserResponse, createBrowser, type Navigation, type TestBrowser } from './browser.ts'
 import { createClock, type ManualClock } from './clock.ts'
-import { startGateway, type TestGateway } from './gateway.ts'
+import { type GatewayOptions, startGateway, type TestGateway } from './gateway.ts'
 import { login, throughProvider } from './login.ts'
 import { type ProviderOptions, startProvider, type TestProvider } from './provider.ts'
 import { startRedis, type TestRedis } from './redis.ts'
@@ -19,6 +19,8 @@ export interface StageOptions {
   provider?: ProviderOptions
   /** Sessions live in the gateway's memory and go by the stage's clock. Redis runs all the same, empty. */
   memory?: boolean
+  /** Bounds of the gateway's calls to the provider. */
+  providerLimits?: GatewayOptions['providerLimits']
   /** Folder in which Redis keeps its data through a restart. */
   redisDir?: string
 }
@@ -64,6 +66,7 @@ export async function startStage(t: Test, options: StageOptions = {}): Promise<S
     provider,
     clock,
     upstreams: { '/api': upstream.url },
+    ...(options.providerLimits && { providerLimits: options.providerLimits }),
     env: {
       ...(options.memory ? {} : { REDIS_URL: redis.url }),
       // The tests come from one address, and often.

@@ -17,6 +17,10 @@ export type RedisClient = Redis &
     | 'endSessionBuffer'
     | 'sweepBuffer'
     | 'claimRevocationsBuffer'
+    | 'beginRefreshBuffer'
+    | 'renewRefresh'
+    | 'saveRefresh'
+    | 'abandonRefresh'
     | 'takeOnceBuffer'
     | 'addToIndex'
     | 'markIndexEnded',

@@ -2,10 +2,12 @@
  * The Lua that needs to be atomic. A script is given the prefix of one bucket, `<prefix>{bNNN}:`, as its key, touches
  * keys of that bucket alone, so that it runs on one slot of a cluster, and tells the time by Redis's own clock.
  *
- *   session:<id>   hash: session, access, refresh (sealed); idle, absolute (deadlines, ms)
+ *   session:<id>   hash: session, refresh, access:<slot> (sealed); idle, absolute (deadlines, ms); version of the tokens;
+ *                  pending (a refresh was begun and not ended); forced (time of the last forced refresh, ms)
+ *   lease:<id>     string: who refreshes the session's tokens
  *   ended:<id>     string: why the session ended
  *   due            sorted set: session ids by a deadline that is never later than the true one
- *   outbox         sorted set: ids by the time of their next attempt
+ *   outbox         sorted set: ids (of a refresh token, `<session id>~<version>`) by the time of their next attempt
  *   outbox:token   hash: id → sealed refresh token
  *   outbox:about   hash: id → JSON {reason, queuedAt, attempts}
  *
@@ -36,12 +38,12 @@ end`
 /** The one way in which a session ends. Whatever is in flight finds no session to write to. */
 const finish = (tombstoneMs: number) => `${queue}
 local function finish(id, reason)
-  local fields = redis.call('HMGET', sessionKey(id), 'session', 'refresh')
+  local fields = redis.call('HMGET', sessionKey(id), 'session', 'refresh', 'version')
   if not fields[1] then return false end
   redis.call('DEL', sessionKey(id))
   redis.call('ZREM', bucket .. 'due', id)
   redis.call('SET', bucket .. 'ended:' .. id, reason, 'PX', ${tombstoneMs})
-  if fields[2] then queue(id, fields[2], reason) end
+  if fields[2] then queue(id .. '~' .. fields[3], fields[2], reason) end
   redis.call('PUBLISH', channel, 'ended ' .. id .. ' ' .. reason)
   return fields[1]
 end
@@ -66,19 +68,21 @@ export function createScripts({ tombstoneMs, warningMs }: { tombstoneMs: number;
     createSession: `${prelude}
 local id, absolute = ARGV[2], now + tonumber(ARGV[7])
 local idle = math.min(now + tonumber(ARGV[6]), absolute)
-redis.call('HSET', sessionKey(id), 'session', ARGV[3], 'access', ARGV[4], 'idle', idle, 'absolute', absolute)
+redis.call('HSET', sessionKey(id), 'session', ARGV[3], 'access:login', ARGV[4],
+  'idle', idle, 'absolute', absolute, 'version', 0)
 if ARGV[5] ~= '' then redis.call('HSET', sessionKey(id), 'refresh', ARGV[5]) end
 redis.call('PEXPIREAT', sessionKey(id), absolute + ${retentionMs})
 redis.call('ZADD', bucket .. 'due', idle, id)
 redis.call('PEXPIRE', bucket .. 'due', tonumber(ARGV[7]) + ${retentionMs})`,
 
     /**
-     * ARGV: channel, id, idle timeout ms, age of unwritten activity ms or -1, whether active (1, 0), touch interval ms.
-     * → nothing · 'live', session, access, idle ms left, absolute ms left, touched · 'ended', reason, session or nothing
+     * ARGV: channel, id, idle timeout ms, age of unwritten activity ms or -1, whether active (1, 0), touch interval ms, slot.
+     * → nothing · 'live', session, access or '', version, idle ms left, absolute ms left, touched
+     * · 'ended', reason, session or nothing
      */
     getSession: `${prelude}${finish(tombstoneMs)}${touch(warningMs)}
 local id, timeout, age = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local fields = redis.call('HMGET', sessionKey(id), 'session', 'access', 'idle', 'absolute')
+local fields = redis.call('HMGET', sessionKey(id), 'session', 'access:' .. ARGV[7], 'idle', 'absolute', 'version')
 if not fields[1] then
   local reason = redis.call('GET', bucket .. 'ended:' .. id)
   return reason and { 'ended', reason }
@@ -92,15 +96,72 @@ if ARGV[5] == '1' and now - (idle - timeout) >= tonumber(ARGV[6]) then
   idle = touch(id, idle, absolute, now, timeout)
   touched = 1
 end
-return { 'live', fields[1], fields[2], idle - now, absolute - now, touched }`,
+return { 'live', fields[1], fields[2] or '', tonumber(fields[5]), idle - now, absolute - now, touched }`,
 
-    /** ARGV: channel, id. → as getSession for a live session, and nothing otherwise; touches nothing. */
+    /** ARGV: channel, id. → as getSession for a live session without a token, and nothing otherwise; touches nothing. */
     peekSession: `${prelude}
-local fields = redis.call('HMGET', sessionKey(ARGV[2]), 'session', 'access', 'idle', 'absolute')
+local fields = redis.call('HMGET', sessionKey(ARGV[2]), 'session', 'idle', 'absolute', 'version')
 if not fields[1] then return nil end
-local idle, absolute = tonumber(fields[3]) - now, tonumber(fields[4]) - now
+local idle, absolute = tonumber(fields[2]) - now, tonumber(fields[3]) - now
 if idle <= 0 or absolute <= 0 then return nil end
-return { 'live', fields[1], fields[2], idle, absolute, 0 }`,
+return { 'live', fields[1], '', tonumber(fields[4]), idle, absolute, 0 }`,
+
+    /**
+     * ARGV: channel, id, slot, owner, version, lease ms, forced (1, 0), cooldown ms.
+     * → 'gone' · 'held' · 'cooldown' · 'changed' or 'granted', session, access or '', version, idle, absolute ms left,
+     *   refresh or '', interrupted
+     */
+    beginRefresh: `${prelude}
+local id, lease = ARGV[2], bucket .. 'lease:' .. ARGV[2]
+local fields = redis.call('HMGET', sessionKey(id), 'session', 'access:' .. ARGV[3], 'version', 'idle', 'absolute',
+  'refresh', 'pending', 'forced')
+if not fields[1] then return { 'gone' } end
+local reply = { 'changed', fields[1], fields[2] or '', tonumber(fields[3]), fields[4] - now, fields[5] - now, '', 0 }
+if fields[3] ~= ARGV[5] then return reply end
+local holder = redis.call('GET', lease)
+if holder and holder ~= ARGV[4] then return { 'held' } end
+if ARGV[7] == '1' and not holder then
+  if fields[8] and now - fields[8] < tonumber(ARGV[8]) then return { 'cooldown' } end
+  redis.call('HSET', sessionKey(id), 'forced', now)
+end
+redis.call('SET', lease, ARGV[4], 'PX', ARGV[6])
+redis.call('HSET', sessionKey(id), 'pending', ARGV[4])
+reply[1], reply[7] = 'granted', fields[6] or ''
+reply[8] = fields[7] and fields[7] ~= ARGV[4] and 1 or 0
+return reply`,
+
+    /** ARGV: channel, id, owner, lease ms. */
+    renewRefresh: `${prelude}
+local lease = bucket .. 'lease:' .. ARGV[2]
+if redis.call('GET', lease) == ARGV[3] then redis.call('PEXPIRE', lease, ARGV[4]) end`,
+
+    /**
+     * ARGV: channel, id, owner, version, slot, access, refresh, session or ''. The refresh token is sealed for the next
+     * version. → 'saved' · 'superseded' · 'gone'
+     */
+    saveRefresh: `${prelude}${queue}
+local id, lease, nextVersion = ARGV[2], bucket .. 'lease:' .. ARGV[2], ARGV[4] + 1
+if redis.call('GET', lease) == ARGV[3] then redis.call('DEL', lease) end
+local version = redis.call('HGET', sessionKey(id), 'version')
+if not version then
+  queue(id .. '~' .. nextVersion, ARGV[7], 'ended_meanwhile')
+  return 'gone'
+end
+if version ~= ARGV[4] then return 'superseded' end
+redis.call('HSET', sessionKey(id), 'version', nextVersion, 'access:' .. ARGV[5], ARGV[6], 'refresh', ARGV[7])
+redis.call('HDEL', sessionKey(id), 'pending')
+if ARGV[8] ~= '' then redis.call('HSET', sessionKey(id), 'session', ARGV[8]) end
+redis.call('PUBLISH', channel, 'refreshed ' .. id)
+return 'saved'`,
+
+    /** ARGV: channel, id, owner, whether the token may be used up (1, 0). */
+    abandonRefresh: `${prelude}
+local id, lease = ARGV[2], bucket .. 'lease:' .. ARGV[2]
+if redis.call('GET', lease) == ARGV[3] then redis.call('DEL', lease) end
+if ARGV[4] == '0' and redis.call('HGET', sessionKey(id), 'pending') == ARGV[3] then
+  redis.call('HDEL', sessionKey(id), 'pending')
+end
+redis.call('PUBLISH', channel, 'refreshed ' .. id)`,
 
     /** ARGV: channel, idle timeout ms, then id and age in ms of each activity. */
     touchSessions: `${prelude}${touch(warningMs)}

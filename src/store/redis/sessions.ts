@@ -1,11 +1,12 @@
 import type { Seal } from '../../core/seal.ts'
-import type { EndReason, Session, StoredSession } from '../../core/session.ts'
+import { type EndReason, refreshTokenId, type Session, type StoredSession } from '../../core/session.ts'
 import type { AccessToken } from '../../core/token-set.ts'
 import {
   type EndedSession,
   type ExpiryStore,
   type Lifetimes,
   type Lookup,
+  loginSlot,
   type SessionStore,
   touchIntervalMs,
 } from '../store.ts'
@@ -23,7 +24,16 @@ export interface RedisSessionsOptions {
   onUnreadable: (sessionId: string) => void
 }
 
-type LiveReply = [state: Buffer, session: Buffer, access: Buffer, idle: number, absolute: number, touched: number]
+/** As the scripts give a live session: the last member depends on the script. */
+export type LiveReply = [
+  state: Buffer,
+  session: Buffer,
+  access: Buffer,
+  version: number,
+  idle: number,
+  absolute: number,
+  touched: number,
+]
 type EndedReply = [state: Buffer, reason: Buffer, session?: Buffer]
 
 const sweepLimit = 200
@@ -41,13 +51,18 @@ export function createRedisSessions(options: RedisSessionsOptions) {
     return text === null ? null : (JSON.parse(text) as Session)
   }
 
-  const openLive = (id: string, reply: LiveReply): StoredSession | null => {
-    const session = openSession(id, reply[1])
-    const access = session === null ? null : seal.open('access', id, reply[2])
-    if (session !== null && access === null) onUnreadable(id)
-    if (session === null || access === null) return null
-    const accessToken = JSON.parse(access) as AccessToken
-    return { session, accessToken, idleExpiresInMs: reply[3], absoluteExpiresInMs: reply[4] }
+  const openLive = (id: string, slot: string | undefined, reply: LiveReply): StoredSession | null => {
+    const [, sealed, sealedAccess, version, idleExpiresInMs, absoluteExpiresInMs] = reply
+    const session = openSession(id, sealed)
+    if (session === null) return null
+    const access =
+      slot === undefined || sealedAccess.length === 0 ? null : seal.open('access', tokenId(id, slot), sealedAccess)
+    if (access === null && slot !== undefined && sealedAccess.length > 0) {
+      onUnreadable(id)
+      return null
+    }
+    const accessToken = access === null ? null : (JSON.parse(access) as AccessToken | null)
+    return { session, accessToken, version, idleExpiresInMs, absoluteExpiresInMs }
   }
 
   const openEnded = (id: string, sealed: Buffer, reason: EndReason): EndedSession | null => {
@@ -55,9 +70,9 @@ export function createRedisSessions(options: RedisSessionsOptions) {
     return session === null ? null : { session, reason }
   }
 
-  const lookup = (id: string, reply: LiveReply | EndedReply): Lookup | null => {
+  const lookup = (id: string, slot: string | undefined, reply: LiveReply | EndedReply): Lookup | null => {
     if (reply[0].toString() === 'live') {
-      const stored = openLive(id, reply as LiveReply)
+      const stored = openLive(id, slot, reply as LiveReply)
       return stored === null ? null : { state: 'live', stored }
     }
     const reason = reply[1].toString() as EndReason
@@ -70,17 +85,17 @@ export function createRedisSessions(options: RedisSessionsOptions) {
 
     async createSession({ id, ...rest }, tokens) {
       const session = seal.seal('session', id, JSON.stringify({ id, ...rest }))
-      const access = seal.seal('access', id, JSON.stringify(tokens.access))
-      const refresh = tokens.refresh === undefined ? '' : seal.seal('refresh', id, tokens.refresh)
+      const access = seal.seal('access', tokenId(id, loginSlot), JSON.stringify(tokens.access))
+      const refresh = tokens.refresh === undefined ? '' : seal.seal('refresh', refreshTokenId(id, 0), tokens.refresh)
       const args = [keys.channel, id, session, access, refresh, idleMs, absoluteMs]
       await answered(client.createSession(keys.bucketFor(id), ...args))
     },
 
-    async getSession(id, { active, pendingAgeMs }) {
+    async getSession(id, { slot, active, pendingAgeMs }) {
       const age = pendingAgeMs === null ? -1 : Math.ceil(pendingAgeMs)
-      const args = [keys.channel, id, idleMs, age, active ? 1 : 0, intervalMs]
+      const args = [keys.channel, id, idleMs, age, active ? 1 : 0, intervalMs, slot ?? '']
       const reply = await answered<LiveReply | EndedReply | null>(client.getSessionBuffer(keys.bucketFor(id), ...args))
-      return { found: reply && lookup(id, reply), touched: reply?.[5] === 1 }
+      return { found: reply && lookup(id, slot, reply), touched: reply?.[6] === 1 }
     },
 
     async touchSessions(activities) {
@@ -118,8 +133,13 @@ export function createRedisSessions(options: RedisSessionsOptions) {
 
   const peek = async (id: string): Promise<StoredSession | null> => {
     const reply = await answered<LiveReply | null>(client.peekSessionBuffer(keys.bucketFor(id), keys.channel, id))
-    return reply && openLive(id, reply)
+    return reply && openLive(id, undefined, reply)
   }
 
-  return { ...store, peek }
+  return { ...store, peek, openLive }
+}
+
+/** An access token is sealed for its place in one session, so that no upstream's token opens as another's. */
+export function tokenId(sessionId: string, slot: string): string {
+  return `${sessionId}/${slot}`
 }

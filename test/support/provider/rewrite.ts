@@ -33,7 +33,6 @@ export function createRewrite(deps: RewriteDeps): Rewrite {
   /** Moves the ID token's times to the clock in force; `auth_time` stays what it was at the login (Core §12.2). */
   const inTime = (payload: Json): Json => {
     const shift = Math.round((deps.nowMs() - Date.now()) / 1000)
-    if (shift === 0 && authTimes.size === 0) return payload
     const moved = { ...payload, iat: Number(payload.iat) + shift, exp: Number(payload.exp) + shift }
     if (payload.auth_time === undefined) return moved
     const login = `${payload.sid} ${payload.auth_time}`

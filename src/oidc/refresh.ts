@@ -1,0 +1,131 @@
+import { errors } from 'jose'
+import * as client from 'openid-client'
+import { GatewayError, LoginRejected, ProviderUnavailable } from '../core/errors.ts'
+import type { Identity } from '../core/session.ts'
+import type { TokenResponse } from '../core/token-set.ts'
+import type { ProviderFetch } from './fetch.ts'
+import { type IdTokenClaims, type IdTokenRules, verifyIdToken } from './id-token.ts'
+import { classifyRefusal, type Refusal } from './refusals.ts'
+
+/** Which access token is asked for. */
+export interface Audience {
+  scope: string | undefined
+  resource: string | undefined
+}
+
+/**
+ * What a refresh came to. `refreshed` with the claims of a new ID token, if one came and could be verified; `impostor`:
+ * the provider answered with somebody else's identity, and these tokens must not be used. `unusable`: nothing in the
+ * answer is of use but the refresh token, which has replaced the one presented.
+ */
+export type Refresh =
+  | { outcome: 'refreshed'; tokens: TokenResponse; claims: IdTokenClaims | null }
+  | { outcome: 'impostor'; tokens: TokenResponse; detail: string | undefined }
+  | { outcome: 'unusable'; refreshToken: string; detail: string | undefined }
+  | Refusal
+
+/** What a refresh needs beside the token. */
+export interface RefreshContext {
+  /** Makes a client that sends its requests through this. */
+  configure: (fetch: ProviderFetch) => client.Configuration
+  fetch: ProviderFetch
+  tokenEndpoint: string
+  rules: IdTokenRules
+}
+
+/**
+ * Presents a refresh token once (RFC 6749 §6). The raw answer is taken before anything of it is judged: whatever is wrong
+ * with an ID token that comes along, or with the keys to verify it, the new refresh token is not thrown away.
+ *
+ * @throws {ProviderUnavailable} when there is no definite answer; `ambiguous` if the token may have been used up
+ */
+export async function refresh(
+  context: RefreshContext,
+  refreshToken: string,
+  identity: Identity,
+  { scope, resource }: Audience,
+): Promise<Refresh> {
+  let raw: { status: number; body: unknown } | undefined
+  const taking: ProviderFetch = async (url, init) => {
+    const response = await context.fetch(url, init)
+    if (url !== context.tokenEndpoint) return response
+    const body: unknown = await response
+      .clone()
+      .json()
+      .catch(() => null)
+    raw = { status: response.status, body }
+    if (response.status !== 200 || typeof body !== 'object' || body === null) return response
+    const { id_token: _, ...rest } = body as Record<string, unknown>
+    return Response.json(rest)
+  }
+
+  const parameters: Record<string, string> = { refresh_token: refreshToken }
+  if (scope !== undefined) parameters.scope = scope
+  if (resource !== undefined) parameters.resource = resource
+  let wire: client.TokenEndpointResponse
+  try {
+    wire = await client.genericGrantRequest(context.configure(taking), 'refresh_token', parameters)
+  } catch (error) {
+    return refusalOf(error, raw)
+  }
+  if (wire.token_type !== 'bearer') return unusable(raw?.body, 'the token_type is not Bearer')
+  // It becomes part of a header (RFC 6749 Appendix A.12, RFC 6750 §2.1).
+  if (!/^[\x21-\x7e]+$/.test(wire.access_token)) return unusable(raw?.body, 'the access token does not fit a header')
+  const tokens: TokenResponse = {
+    accessToken: wire.access_token,
+    expiresIn: wire.expires_in,
+    refreshToken: wire.refresh_token,
+    scope: wire.scope,
+  }
+  const idToken = (raw?.body as { id_token?: unknown } | undefined)?.id_token
+  if (idToken === undefined) return { outcome: 'refreshed', tokens, claims: null }
+  return verifyIdentity(context.rules, idToken, tokens, identity)
+}
+
+/** An ID token on refresh must speak of the same user and login (OpenID Connect Core §12.2). */
+async function verifyIdentity(
+  rules: IdTokenRules,
+  idToken: unknown,
+  tokens: TokenResponse,
+  identity: Identity,
+): Promise<Refresh> {
+  const impostor = (detail: string | undefined): Refresh => ({ outcome: 'impostor', tokens, detail })
+  // The key set may lag behind a change of keys, and is not asked for again and again: that is no user's fault.
+  const find: typeof rules.keys.find = async (header, token) => {
+    try {
+      return await rules.keys.find(header, token)
+    } catch (error) {
+      if (error instanceof errors.JWKSNoMatchingKey)
+        throw new ProviderUnavailable({ detail: 'no key fits', cause: error })
+      throw error
+    }
+  }
+  try {
+    const expected = { nonce: identity.nonce, nonceOptional: true, accessToken: tokens.accessToken }
+    const claims = await verifyIdToken(String(idToken), { ...rules, keys: { ...rules.keys, find } }, expected)
+    if (claims.sub !== identity.subject) return impostor('ID token refused: another sub')
+    if (identity.authTime !== undefined && claims.auth_time !== undefined && claims.auth_time !== identity.authTime)
+      return impostor('ID token refused: another auth_time')
+    return { outcome: 'refreshed', tokens, claims }
+  } catch (error) {
+    if (error instanceof LoginRejected) return impostor(error.detail)
+    // Without keys nothing can be said of the ID token, so nothing of it is used; the tokens are as good as without one.
+    if (error instanceof ProviderUnavailable) return { outcome: 'refreshed', tokens, claims: null }
+    throw error
+  }
+}
+
+/** Whether the answer is good or not, a refresh token in it has taken the place of the one presented. */
+function unusable(body: unknown, detail: string | undefined): Refresh {
+  const { refresh_token: refreshToken } = (body ?? {}) as Record<string, unknown>
+  if (typeof refreshToken !== 'string' || refreshToken === '') return { outcome: 'misconfigured', detail }
+  return { outcome: 'unusable', refreshToken, detail }
+}
+
+function refusalOf(error: unknown, raw: { status: number; body: unknown } | undefined): Refresh {
+  const cause = error instanceof client.ClientError ? error.cause : error
+  if (cause instanceof GatewayError) throw cause
+  if (raw === undefined) throw new ProviderUnavailable({ detail: 'the token endpoint gave no answer', ambiguous: true })
+  const refusal = classifyRefusal(raw.status, raw.body)
+  return raw.status === 200 ? unusable(raw.body, refusal.detail) : refusal
+}

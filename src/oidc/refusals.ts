@@ -1,0 +1,57 @@
+import { ProviderUnavailable } from '../core/errors.ts'
+
+/**
+ * A definite no of the token endpoint: the refresh token is `dead`; the user has to act at the provider first
+ * (`interaction`); the client itself is not accepted (`client_refused`), or what it asks for is wrong (`misconfigured`).
+ * Only the first says anything about the session.
+ */
+export interface Refusal {
+  outcome: 'dead' | 'interaction' | 'client_refused' | 'misconfigured'
+  detail: string | undefined
+}
+
+/** Entra ID's numbers for passing faults, whatever `error` says. They only ever soften a decision. */
+const passingNumbers = [90033, 90006, 90024, 50033, 50087, 90012, 90055, 90090, 50196]
+
+/** Entra ID's `suberror` values that ask for the user (the list of Microsoft's own client library). */
+const interactiveSuberrors = [
+  'basic_action',
+  'additional_action',
+  'consent_required',
+  'user_password_expired',
+  'message_only',
+]
+
+const classes: Record<string, Refusal['outcome'] | 'passing'> = {
+  temporarily_unavailable: 'passing',
+  server_error: 'passing',
+  interaction_required: 'interaction',
+  consent_required: 'interaction',
+  login_required: 'interaction',
+  invalid_grant: 'dead',
+  invalid_client: 'client_refused',
+  unauthorized_client: 'client_refused',
+}
+
+/**
+ * Reads an error answer of the token endpoint (RFC 6749 §5.2) by its standard members, never by its text.
+ *
+ * @throws {ProviderUnavailable} when the answer is no definite one
+ */
+export function classifyRefusal(status: number, body: unknown): Refusal {
+  const { error, suberror, claims, error_codes } = (body ?? {}) as Record<string, unknown>
+  const isObject = typeof body === 'object' && body !== null
+  // Somebody in between may have put a page in the place of the provider's answer.
+  const ambiguous = status === 200
+  const passing = () => new ProviderUnavailable({ detail: `the token endpoint answered ${status}`, ambiguous })
+  if (status === 200 && isObject)
+    return { outcome: 'misconfigured', detail: 'the token endpoint gave no usable token response' }
+  if (typeof error !== 'string') throw passing()
+  if (Array.isArray(error_codes) && error_codes.some(code => passingNumbers.includes(code))) throw passing()
+  const detail = /^[a-z_]{1,64}$/.test(error) ? `token endpoint: ${error}` : 'token endpoint: unknown error'
+  if (claims !== undefined || interactiveSuberrors.some(known => known === suberror))
+    return { outcome: 'interaction', detail }
+  const known = classes[error] ?? 'misconfigured'
+  if (known === 'passing') throw passing()
+  return { outcome: known, detail }
+}

@@ -1,0 +1,57 @@
+import type { Seal } from '../../core/seal.ts'
+import { refreshTokenId, type StoredSession } from '../../core/session.ts'
+import { forcedCooldownMs, type RefreshStore, refreshLeaseMs } from '../store.ts'
+import { answered } from './answered.ts'
+import type { RedisClient } from './client.ts'
+import type { Keys } from './keys.ts'
+import { type LiveReply, tokenId } from './sessions.ts'
+
+type BeginReply = [
+  ...reply: LiveReply extends [...infer Head, number] ? Head : never,
+  refresh: Buffer,
+  interrupted: number,
+]
+
+/** Leases on refresh tokens, in Redis. */
+export function createRedisRefreshes(options: {
+  client: RedisClient
+  seal: Seal
+  keys: Keys
+  openLive: (id: string, slot: string, reply: LiveReply) => StoredSession | null
+}): RefreshStore {
+  const { client, seal, keys, openLive } = options
+
+  return {
+    async beginRefresh(id, { slot, owner, version, forced }) {
+      const wish = [slot, owner, version, refreshLeaseMs, forced ? 1 : 0, forcedCooldownMs]
+      const reply = await answered<BeginReply>(client.beginRefreshBuffer(keys.bucketFor(id), keys.channel, id, ...wish))
+      const state = reply[0].toString()
+      if (state === 'held' || state === 'cooldown') return { state }
+      if (state === 'gone') return { state }
+      const [name, session, access, current, idle, absolute, refresh, interrupted] = reply
+      const stored = openLive(id, slot, [name, session, access, current, idle, absolute, 0])
+      if (stored === null) return { state: 'gone' }
+      if (state === 'changed') return { state, stored }
+      const refreshToken = refresh.length === 0 ? null : seal.open('refresh', refreshTokenId(id, current), refresh)
+      return { state: 'granted', stored, refreshToken, interrupted: interrupted === 1 }
+    },
+
+    async renewRefresh(id, owner) {
+      await answered(client.renewRefresh(keys.bucketFor(id), keys.channel, id, owner, refreshLeaseMs))
+    },
+
+    async saveRefresh(id, owner, version, { slot, access, refresh, session }) {
+      const sealed = [
+        seal.seal('access', tokenId(id, slot), JSON.stringify(access)),
+        seal.seal('refresh', refreshTokenId(id, version + 1), refresh),
+        session === undefined ? '' : seal.seal('session', id, JSON.stringify(session)),
+      ]
+      const args = [keys.channel, id, owner, version, slot, ...sealed]
+      return await answered(client.saveRefresh(keys.bucketFor(id), ...args))
+    },
+
+    async abandonRefresh(id, owner, { unsure }) {
+      await answered(client.abandonRefresh(keys.bucketFor(id), keys.channel, id, owner, unsure ? 1 : 0))
+    },
+  }
+}

@@ -1,0 +1,31 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { test } from 'tap'
+import { startRace } from '../support/race.ts'
+
+// Many requests find the token over at the same moment, on several replicas. Two that present the same refresh token are
+// thief and victim to the provider: it revokes the family, and the user is logged out.
+test('ten thousand requests on three replicas refresh once for each of fifty expiries', async t => {
+  const { provider, seen, enter, ask, refreshes, events } = await startRace(t, 3, { lifetimes: { accessToken: 5 } })
+  const [users, rounds, burst] = [5, 10, 200]
+  const run = async (user: number) => {
+    const cookie = await enter(`user-${user}`)
+    await sleep(user * 900)
+    for (let round = 0; round < rounds; round += 1) {
+      await sleep(5000)
+      const path = `/${user}/${round}`
+      const answers = await Promise.all(Array.from({ length: burst }, (_, index) => ask(index % 3, cookie, path)))
+      const refused = answers.filter(({ status }) => status !== 200)
+      if (refused.length > 0)
+        t.fail(`${path}: ${refused.length} were refused, the first with ${JSON.stringify(refused[0])}`)
+    }
+  }
+  await Promise.all(Array.from({ length: users }, (_, user) => run(user)))
+  t.equal(seen.length, users * rounds * burst)
+  t.equal(refreshes().length, users * rounds, 'one token call for each expiry')
+  t.equal(events('tokens_refreshed').length, users * rounds)
+  t.same(provider.replays(), [], 'no refresh token was presented twice')
+  t.ok(refreshes().every(({ answered }) => answered === 200))
+  const owners = new Map(seen.map(({ url, token }) => [token, url]))
+  t.equal(owners.size, users * rounds, 'each burst went with one token, which no other one had')
+  t.ok(seen.every(({ url, token }) => owners.get(token) === url))
+})
