@@ -34,8 +34,6 @@ export interface PartsOptions {
   scriptPaths: readonly string[]
 }
 
-export type Parts = ReturnType<typeof createParts>
-
 /** Constructs everything below http: the two outside worlds and the flows between them. */
 export function createParts(options: PartsOptions) {
   const { config, clock, elapsed, audit } = options

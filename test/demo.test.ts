@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import type { BrowserContext, Page, Response } from 'playwright-core'
 import { type Test, test } from 'tap'
 import { launchChromium } from './support/chromium.ts'
-import { freePort } from './support/gateway.ts'
+import { freePort } from './support/free-port.ts'
 
 const main = fileURLToPath(new URL('../src/demo/main.js', import.meta.url))
 const sessionCookie = '__Host-coatcheck'

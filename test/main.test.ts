@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { test } from 'tap'
-import { freePort } from './support/gateway.ts'
+import { freePort } from './support/free-port.ts'
 import { startProvider } from './support/provider.ts'
 import { startRedis } from './support/redis.ts'
 

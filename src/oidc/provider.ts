@@ -9,6 +9,7 @@ import { type IdTokenClaims, verifyIdToken } from './id-token.ts'
 import { createMetadata, type Metadata } from './metadata.ts'
 import { type Audience, type Refresh, refresh } from './refresh.ts'
 import { createSigningKeys } from './signing-keys.ts'
+import { readTokenResponse } from './token-response.ts'
 
 /** How the gateway is registered at the provider, and what it asks for. */
 export interface ProviderOptions {
@@ -159,7 +160,9 @@ export function createProvider(options: ProviderOptions): Provider {
           pkceCodeVerifier: expected.codeVerifier,
           idTokenExpected: true,
         })
-        const tokens = tokenResponse(wire)
+        const read = readTokenResponse(wire)
+        if ('fault' in read) throw new LoginRejected('invalid_response', { detail: read.fault })
+        const { tokens } = read
         const { accessToken } = tokens
         const idToken = await verifyIdToken(wire.id_token ?? '', rules, { nonce: expected.nonce, accessToken })
         const claims = { ...(await userInfoClaims(configuration, idToken, accessToken)), ...idToken }
@@ -212,21 +215,6 @@ async function noteTokens(response: Response, onRedeemed: (token: string) => voi
   const { refresh_token, access_token } = (body ?? {}) as Record<string, unknown>
   const token = [refresh_token, access_token].find(each => typeof each === 'string' && each !== '')
   if (token !== undefined) onRedeemed(token as string)
-}
-
-function tokenResponse(wire: client.TokenEndpointResponse): TokenResponse {
-  // An upstream would not understand a DPoP-bound token in the place of a bearer token (RFC 6750 §2.1).
-  if (wire.token_type !== 'bearer')
-    throw new LoginRejected('invalid_response', { detail: 'the token_type is not Bearer' })
-  // It becomes part of a header (RFC 6749 Appendix A.12, RFC 6750 §2.1).
-  if (!/^[\x21-\x7e]+$/.test(wire.access_token))
-    throw new LoginRejected('invalid_response', { detail: 'the access token does not fit a header' })
-  return {
-    accessToken: wire.access_token,
-    expiresIn: wire.expires_in,
-    refreshToken: wire.refresh_token,
-    scope: wire.scope,
-  }
 }
 
 function identityOf(idToken: IdTokenClaims, claims: Claims): Identity {

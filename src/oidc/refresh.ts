@@ -6,6 +6,7 @@ import type { TokenResponse } from '../core/token-set.ts'
 import type { ProviderFetch } from './fetch.ts'
 import { type IdTokenClaims, type IdTokenRules, verifyIdToken } from './id-token.ts'
 import { classifyRefusal, type Refusal } from './refusals.ts'
+import { readTokenResponse } from './token-response.ts'
 
 /** Which access token is asked for. */
 export interface Audience {
@@ -68,15 +69,9 @@ export async function refresh(
   } catch (error) {
     return refusalOf(error, raw)
   }
-  if (wire.token_type !== 'bearer') return unusable(raw?.body, 'the token_type is not Bearer')
-  // It becomes part of a header (RFC 6749 Appendix A.12, RFC 6750 §2.1).
-  if (!/^[\x21-\x7e]+$/.test(wire.access_token)) return unusable(raw?.body, 'the access token does not fit a header')
-  const tokens: TokenResponse = {
-    accessToken: wire.access_token,
-    expiresIn: wire.expires_in,
-    refreshToken: wire.refresh_token,
-    scope: wire.scope,
-  }
+  const read = readTokenResponse(wire)
+  if ('fault' in read) return unusable(raw?.body, read.fault)
+  const { tokens } = read
   const idToken = (raw?.body as { id_token?: unknown } | undefined)?.id_token
   if (idToken === undefined) return { outcome: 'refreshed', tokens, claims: null }
   return verifyIdentity(context.rules, idToken, tokens, identity)

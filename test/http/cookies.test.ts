@@ -4,7 +4,8 @@ import { test } from 'tap'
 import { openSession } from '../../src/core/session.ts'
 import { parseSetCookie, rawRequest, type TestBrowser } from '../support/browser.ts'
 import { launchChromium } from '../support/chromium.ts'
-import { freePort, startGateway } from '../support/gateway.ts'
+import { freePort } from '../support/free-port.ts'
+import { startGateway } from '../support/gateway.ts'
 import {
   bindingPrefix,
   hopOf,

@@ -1,6 +1,6 @@
-import { createServer } from 'node:net'
 import { type App, type AppOptions, buildApp } from '../../src/app.ts'
 import { loadConfig } from '../../src/config/load.ts'
+import { freePort } from './free-port.ts'
 
 /** How the gateway under test is set up. */
 export interface GatewayOptions {
@@ -67,16 +67,4 @@ export async function startGateway(options: GatewayOptions): Promise<TestGateway
     },
     close: app.close,
   }
-}
-
-/** A port that was free a moment ago. */
-export function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer()
-    server.once('error', reject)
-    server.listen(0, '127.0.0.1', () => {
-      const { port } = server.address() as { port: number }
-      server.close(() => resolve(port))
-    })
-  })
 }

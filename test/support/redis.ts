@@ -1,9 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { createServer } from 'node:net'
 import type { Readable } from 'node:stream'
 import { Redis } from 'ioredis'
 import { findBinary } from './binary.ts'
+import { freePort } from './free-port.ts'
 import { dumpAll, keysOf } from './redis-dump.ts'
 import { monitorRedis, type RedisMonitor } from './redis-monitor.ts'
 
@@ -143,15 +143,4 @@ function guard(server: ChildProcess): void {
   const input = watcher.stdin as unknown as { unref?(): void }
   input.unref?.()
   server.once('exit', () => watcher.kill('SIGKILL'))
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const probe = createServer()
-    probe.once('error', reject)
-    probe.listen(0, '127.0.0.1', () => {
-      const address = probe.address()
-      probe.close(() => resolve(typeof address === 'object' && address ? address.port : 0))
-    })
-  })
 }

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
-import { freePort } from './gateway.ts'
+import { freePort } from './free-port.ts'
 
 const main = fileURLToPath(new URL('../../src/main.js', import.meta.url))
 
