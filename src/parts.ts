@@ -50,8 +50,8 @@ export function createParts(options: PartsOptions) {
 
   const revoker = createRevoker({ store, provider, audit, random })
   const noteEnded = createNoteEnded({ store, audit, revokeSoon: id => expiry.soon(id) })
-  // Other replicas are given two intervals after an outage to write what they remember.
-  const settlingMs = 2 * touchMs
+  // Other replicas are given two intervals after an outage to write what they remember, and the time to find Redis again.
+  const settlingMs = Math.max(2 * touchMs, reconnectMs)
   const expiry = createExpiry({ store, noteEnded, revoker, elapsed, random, settlingMs, idleTimeoutMs })
   const revokeToken = createRevokeToken({ store, provider, audit, revokeSoon: expiry.soon })
   const endSession = createEndSession({ store, noteEnded })
@@ -99,6 +99,8 @@ export function createParts(options: PartsOptions) {
 }
 
 const patienceMs = 3000
+/** Longer than a link to Redis rests between two attempts. */
+const reconnectMs = 3000
 
 /** Resolves when the store answers, or when it has been waited for long enough: it may come up later. */
 async function answers(store: Store): Promise<void> {
