@@ -13,6 +13,7 @@ import { createExpiry } from './flows/expiry.ts'
 import { createLoginFlow } from './flows/login.ts'
 import { createLogoutFlow } from './flows/logout.ts'
 import { createRefreshing } from './flows/refresh.ts'
+import { createRenew } from './flows/renew.ts'
 import { createRevoker, createRevokeToken } from './flows/revocation.ts'
 import { createSessionsFlow } from './flows/sessions.ts'
 import { createSessionUse } from './flows/use-session.ts'
@@ -64,8 +65,8 @@ export function createParts(options: PartsOptions) {
   const login = createLoginFlow(loginDeps)
   const logout = createLogoutFlow({ store, provider, endSession, postLogoutPath: config.postLogoutPath })
   const breaker = createBreaker({ elapsed, random })
-  const refreshDeps = { store, provider, breaker, endSession, revokeToken, audit, clock, elapsed, random }
-  const { refreshTokens, dispatch } = createRefreshing(refreshDeps)
+  const renew = createRenew({ store, provider, breaker, endSession, revokeToken, audit, clock, random })
+  const { refreshTokens, dispatch } = createRefreshing({ store, renew, clock, elapsed })
   const accessTokens = createAccessTokens({ refreshTokens, clock, elapsed })
   store.onSessionEvent(dispatch)
 

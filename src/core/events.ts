@@ -9,12 +9,13 @@ export type AuditEvent =
   | {
       event: 'revocation'
       session: string
-      reason: EndReason | 'login_failed' | 'ended_meanwhile'
+      reason: RevocationReason
       outcome: RevocationOutcome
       attempts: number
     }
   | { event: 'tokens_refreshed'; session: string; upstream: string }
   | { event: 'refresh_failed'; session: string; upstream: string; outcome: string; detail: string | undefined }
+  | { event: 'scope_changed'; session: string; upstream: string; gained: string[]; lost: string[] }
   | { event: 'refresh_token_reuse_suspected'; severity: 'high'; session: string; user: string }
   | { event: 'rotation_lost'; severity: 'high'; session: string }
   | { event: 'identity_changed'; severity: 'high'; session: string; user: string }
@@ -28,6 +29,12 @@ export type AuditEvent =
  * given up after too long a time.
  */
 export type RevocationOutcome = 'revoked' | 'not_supported' | 'pending' | 'gave_up'
+
+/**
+ * Why a refresh token is revoked: its session ended; or it belongs to none, because a login failed, a session ended
+ * during a refresh, or another holder had stored a newer token.
+ */
+export type RevocationReason = EndReason | 'login_failed' | 'ended_meanwhile' | 'superseded'
 
 /** Takes audit events; must not throw. */
 export type Audit = (event: AuditEvent) => void

@@ -1,5 +1,5 @@
 import type { Clock, Elapsed } from '../core/clock.ts'
-import { ProviderUnavailable, StoreUnavailable } from '../core/errors.ts'
+import { ProviderUnavailable } from '../core/errors.ts'
 import type { StoredSession } from '../core/session.ts'
 import type { AccessToken } from '../core/token-set.ts'
 import type { Audience } from '../oidc/refresh.ts'
@@ -93,7 +93,7 @@ export function createAccessTokens({ refreshTokens, clock, elapsed }: AccessToke
 async function patiently<T>(flight: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const impatience = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new StoreUnavailable({ detail: 'a refresh takes too long' })), patienceMs)
+    timer = setTimeout(() => reject(new ProviderUnavailable({ detail: 'a refresh takes too long' })), patienceMs)
   })
   try {
     return await Promise.race([flight, impatience])

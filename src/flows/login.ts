@@ -89,7 +89,7 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
       await store.createSession(opened.session, { access, refresh: login.tokens.refreshToken })
       return opened
     } catch (error) {
-      if (revocable !== undefined) deps.revokeToken(revocable)
+      if (revocable !== undefined) deps.revokeToken(revocable, 'login_failed')
       throw error
     }
   }

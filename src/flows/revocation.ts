@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Audit, RevocationOutcome } from '../core/events.ts'
+import type { Audit, RevocationOutcome, RevocationReason } from '../core/events.ts'
 import { randomToken } from '../core/random.ts'
 import { handleOfRefreshToken, refreshTokenId } from '../core/session.ts'
 import type { Provider } from '../oidc/provider.ts'
@@ -19,7 +19,7 @@ export interface Revoker {
 }
 
 /** Revokes a token that belongs to no session: queued where that is possible, at once where not. Never throws. */
-export type RevokeToken = (token: string) => void
+export type RevokeToken = (token: string, reason: RevocationReason) => void
 
 /** Provider calls at a time, in one process. */
 const concurrency = 16
@@ -92,13 +92,13 @@ export function createRevokeToken(deps: {
 }): RevokeToken {
   const { store, provider, audit, revokeSoon } = deps
 
-  const pursue = async (id: string, token: string) => {
+  const pursue = async (id: string, token: string, reason: RevocationReason) => {
     const record = (outcome: RevocationOutcome, attempts: number) =>
-      audit({ event: 'revocation', session: handleOfRefreshToken(id), reason: 'login_failed', outcome, attempts })
+      audit({ event: 'revocation', session: handleOfRefreshToken(id), reason, outcome, attempts })
     let [attempts, waitedMs, retryMs] = [0, 0, firstRetryMs]
     while (waitedMs < giveUpAfterMs) {
       attempts += 1
-      const queued = await store.queueRevocation(id, token).then(
+      const queued = await store.queueRevocation(id, token, { reason }).then(
         () => true,
         () => false,
       )
@@ -113,5 +113,5 @@ export function createRevokeToken(deps: {
     record('gave_up', attempts)
   }
 
-  return token => void pursue(refreshTokenId(randomToken(), 0), token)
+  return (token, reason) => void pursue(refreshTokenId(randomToken(), 0), token, reason)
 }

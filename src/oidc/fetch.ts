@@ -44,6 +44,8 @@ export function createProviderFetch(limits: Partial<FetchLimits> = {}): Provider
         throw new ProviderUnavailable({
           detail: `${new URL(url).pathname} answered ${response.status}`,
           ...retryAfterOf(response.headers.get('retry-after')),
+          // Only these two are said before any work is done.
+          ambiguous: response.status !== 429 && response.status !== 503,
         })
       }
       const body = await readBounded(response.body, maxBytes)
@@ -75,7 +77,8 @@ async function readBounded(stream: AsyncIterable<Uint8Array> | null, maxBytes: n
   let size = 0
   for await (const chunk of stream ?? []) {
     size += chunk.byteLength
-    if (size > maxBytes) throw new ProviderUnavailable({ detail: `the answer is larger than ${maxBytes} bytes` })
+    if (size > maxBytes)
+      throw new ProviderUnavailable({ detail: `the answer is larger than ${maxBytes} bytes`, ambiguous: true })
     chunks.push(chunk)
   }
   return Buffer.concat(chunks)

@@ -82,7 +82,7 @@ export interface Provider {
    * @throws {ProviderUnavailable} when there is no definite answer; `ambiguous` if the token may have been used up
    */
   refresh(refreshToken: string, identity: Identity, audience: Audience): Promise<Refresh>
-  /** The claims of a session after a refresh brought a new ID token. */
+  /** The claims of a session after a refresh brought a new ID token; one that nests too deep stays as it was. */
   renewedClaims(claims: Claims, idToken: IdTokenClaims): Claims
   /** Revokes a refresh token (RFC 7009); never throws. */
   revoke(token: string): Promise<Revocation>
@@ -166,7 +166,13 @@ export function createProvider(options: ProviderOptions): Provider {
         const { accessToken } = tokens
         const idToken = await verifyIdToken(wire.id_token ?? '', rules, { nonce: expected.nonce, accessToken })
         const claims = { ...(await userInfoClaims(configuration, idToken, accessToken)), ...idToken }
-        return { identity: identityOf(idToken, pick(claims, options.userClaims)), tokens }
+        const { kept, tooDeep } = pick(claims, options.userClaims)
+        // Whoever serialises it later may run out of stack.
+        if (tooDeep.length > 0)
+          throw new LoginRejected('invalid_response', {
+            detail: `the claim ${tooDeep[0]} nests deeper than ${maximumDepth} levels`,
+          })
+        return { identity: identityOf(idToken, kept), tokens }
       } catch (error) {
         throw loginFault(error)
       }
@@ -183,7 +189,7 @@ export function createProvider(options: ProviderOptions): Provider {
       return refresh(context, refreshToken, identity, audience)
     },
 
-    renewedClaims: (claims, idToken) => ({ ...claims, ...pick(idToken, options.userClaims) }),
+    renewedClaims: (claims, idToken) => ({ ...claims, ...pick(idToken, options.userClaims).kept }),
 
     async revoke(token) {
       try {
@@ -228,15 +234,11 @@ function identityOf(idToken: IdTokenClaims, claims: Claims): Identity {
   }
 }
 
-/** @throws {LoginRejected} when a claim nests so deep that whoever serialises it later may run out of stack */
-function pick(claims: Claims, names: readonly string[]): Claims {
-  const kept = Object.fromEntries(names.filter(name => Object.hasOwn(claims, name)).map(name => [name, claims[name]]))
-  for (const name of Object.keys(kept))
-    if (!nestsWithin(kept[name], maximumDepth))
-      throw new LoginRejected('invalid_response', {
-        detail: `the claim ${name} nests deeper than ${maximumDepth} levels`,
-      })
-  return kept
+function pick(claims: Claims, names: readonly string[]): { kept: Claims; tooDeep: string[] } {
+  const given = names.filter(name => Object.hasOwn(claims, name))
+  const tooDeep = given.filter(name => !nestsWithin(claims[name], maximumDepth))
+  const kept = given.filter(name => !tooDeep.includes(name)).map(name => [name, claims[name]])
+  return { kept: Object.fromEntries(kept), tooDeep }
 }
 
 function nestsWithin(value: unknown, levels: number): boolean {

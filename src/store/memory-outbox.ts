@@ -13,14 +13,14 @@ interface Entry {
 export function createMemoryOutbox(clock: Clock) {
   const entries = new Map<string, Entry>()
 
-  const add = (id: string, token: string, reason: QueuedRevocation['reason']) => {
-    entries.set(id, { token, reason, attempts: 0, queuedAt: clock.now(), dueAt: clock.now() })
+  const add = (id: string, token: string, reason: QueuedRevocation['reason'], dueInMs = 0) => {
+    entries.set(id, { token, reason, attempts: 0, queuedAt: clock.now() + dueInMs, dueAt: clock.now() + dueInMs })
   }
 
   const store: OutboxStore = {
     bucketOf: () => 0,
-    async queueRevocation(id, token) {
-      add(id, token, 'login_failed')
+    async queueRevocation(id, token, { reason, dueInMs }) {
+      add(id, token, reason, dueInMs)
     },
     async claimRevocations(_bucket, limit) {
       const now = clock.now()

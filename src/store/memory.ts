@@ -11,7 +11,9 @@ import {
   loginSlot,
   logoutLifetime,
   refreshLeaseMs,
+  refusalRestMs,
   type Store,
+  type TokenRefusal,
   tombstoneMs,
   touchIntervalMs,
   warningMs,
@@ -28,6 +30,7 @@ interface SessionEntry {
   /** Who began a refresh and has not ended it. */
   pending: string | null
   forcedAt: number
+  refused: Map<string, { refusal: TokenRefusal; until: number }>
 }
 
 /** The store in this process's memory: for development, and the plain statement of what a store does. */
@@ -103,6 +106,7 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
         lease: null,
         pending: null,
         forcedAt: Number.NEGATIVE_INFINITY,
+        refused: new Map(),
       })
     },
     async getSession(id, { slot, active, pendingAgeMs }) {
@@ -135,6 +139,8 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
       const now = clock.now()
       const holder = entry.lease !== null && entry.lease.until > now ? entry.lease.owner : null
       if (holder !== null && holder !== owner) return { state: 'held' }
+      const refused = entry.refused.get(slot)
+      if (refused !== undefined && now < refused.until) return { state: 'refused', refusal: refused.refusal }
       if (forced && holder === null && now - entry.forcedAt < forcedCooldownMs) return { state: 'cooldown' }
       if (forced && holder === null) entry.forcedAt = now
       entry.lease = { owner, until: now + refreshLeaseMs }
@@ -156,16 +162,19 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
       if (entry.version !== version) return 'superseded'
       entry.version += 1
       entry.pending = null
+      entry.refused.delete(slot)
       if (access !== null) entry.access.set(slot, structuredClone(access))
       entry.refresh = refresh
       if (session !== undefined) entry.session = structuredClone(session)
       publish({ type: 'refreshed', sessionId: id })
       return 'saved'
     },
-    async abandonRefresh(id, owner, { unsure }) {
+    async abandonRefresh(id, owner, { unsure, refused }) {
       const entry = sessions.get(id)
       if (entry?.lease?.owner === owner) entry.lease = null
       if (entry?.pending === owner && !unsure) entry.pending = null
+      if (refused !== undefined)
+        entry?.refused.set(refused.slot, { refusal: refused.refusal, until: clock.now() + refusalRestMs })
       publish({ type: 'refreshed', sessionId: id })
     },
 

@@ -1,4 +1,4 @@
-import type { SessionEvent } from '../core/events.ts'
+import type { RevocationReason, SessionEvent } from '../core/events.ts'
 import type { EndReason, Session, StoredSession } from '../core/session.ts'
 import type { AccessToken, TokenSet } from '../core/token-set.ts'
 import type { Transaction } from '../core/transaction.ts'
@@ -70,7 +70,16 @@ export type RefreshStart =
   | { state: 'changed'; stored: StoredSession }
   /** Somebody else is at it, or a forced refresh was granted too short a time ago. */
   | { state: 'held' | 'cooldown' }
+  /** The provider refused this slot's token a moment ago; asking again would bring the same answer. */
+  | { state: 'refused'; refusal: TokenRefusal }
   | { state: 'gone' }
+
+/** How an upstream's token was refused, while the session and its refresh token are as good as before. */
+export interface TokenRefusal {
+  code: 'step_up_required' | 'forbidden' | 'bad_upstream'
+  /** For the log. */
+  detail: string | undefined
+}
 
 /** What a refresh brought, to be stored before anybody uses it. */
 export interface Renewal {
@@ -106,14 +115,25 @@ export interface RefreshStore {
    * session has ended meanwhile; the new refresh token is in the outbox, by the same atomic step.
    */
   saveRefresh(id: string, owner: string, version: number, renewal: Renewal): Promise<'saved' | 'superseded' | 'gone'>
-  /** Ends the lease with nothing changed. `unsure`: the provider may have used up the token; the next holder is told. */
-  abandonRefresh(id: string, owner: string, options: { unsure: boolean }): Promise<void>
+  /**
+   * Ends the lease with nothing stored. `unsure`: the provider may have used up the token; the next holder is told. A
+   * `refused` slot is remembered for {@link refusalRestMs}.
+   */
+  abandonRefresh(id: string, owner: string, options: { unsure: boolean; refused?: RefusedSlot }): Promise<void>
+}
+
+/** A slot whose token was refused. */
+export interface RefusedSlot {
+  slot: string
+  refusal: TokenRefusal
 }
 
 /** How long a lease lasts without renewal: longer than a provider call. */
 export const refreshLeaseMs = 15_000
 /** How often at most an upstream's 401 makes a session refresh. */
 export const forcedCooldownMs = 60_000
+/** How long a refused token is not asked for again: the providers' own client libraries wait as long. */
+export const refusalRestMs = 60_000
 
 /** What a visit to a part of the store found. */
 export interface Visit<T> {
@@ -134,8 +154,7 @@ export interface QueuedRevocation {
   id: string
   /** Null when the record can no longer be opened. */
   token: string | null
-  /** Why its session ended; or it belongs to none, because a login failed or a session ended during a refresh. */
-  reason: EndReason | 'login_failed' | 'ended_meanwhile'
+  reason: RevocationReason
   /** This attempt included. */
   attempts: number
   queuedForMs: number
@@ -143,8 +162,8 @@ export interface QueuedRevocation {
 
 /** Refresh tokens to be revoked, kept through crashes and outages. */
 export interface OutboxStore {
-  /** Queues a token that belongs to no session, under an id of its own. */
-  queueRevocation(id: string, token: string): Promise<void>
+  /** Queues a token that belongs to no session, under an id of its own; due at once, or in so many milliseconds. */
+  queueRevocation(id: string, token: string, why: { reason: RevocationReason; dueInMs?: number }): Promise<void>
   /** Takes entries that are due for {@link leaseMs}: until then nobody else gets them, after it somebody does. */
   claimRevocations(bucket: number, limit: number): Promise<Visit<QueuedRevocation>>
   /** Removes an entry, or with `retryInMs` makes it due again. */

@@ -233,7 +233,8 @@ test('a burst of ends in all parts of the store does not call the provider more 
   const part = (bucket: number) => parts[bucket] ?? memory
   const bucketOf = (id: string) => Number(id.split('-')[0])
   for (const bucket of parts.keys())
-    for (const name of ['a', 'b']) await part(bucket).queueRevocation(`${bucket}-${name}`, `token-${bucket}-${name}`)
+    for (const name of ['a', 'b'])
+      await part(bucket).queueRevocation(`${bucket}-${name}`, `token-${bucket}-${name}`, { reason: 'login_failed' })
   const store: ExpiryDeps['store'] & Pick<Store, 'settleRevocation'> = {
     ...memory,
     buckets: 256,
@@ -261,7 +262,8 @@ test('a burst of ends in all parts of the store does not call the provider more 
 test('sessions end on time while all calls to the provider hang', async t => {
   const { clock, memory, sweeper, open, ended } = setUp(t)
   sweeper({ revoker: hanging() })
-  for (let count = 0; count < 20; count += 1) await memory.queueRevocation(`old-${count}`, 'old')
+  for (let count = 0; count < 20; count += 1)
+    await memory.queueRevocation(`old-${count}`, 'old', { reason: 'login_failed' })
   clock.advance(500)
   await sleep(100)
   await open()
@@ -288,7 +290,7 @@ test('a retry comes when it is due, not when the claim before it would have run 
     retryAfter: undefined,
   }))
   const expiry = sweeper()
-  await memory.queueRevocation('id', 'token')
+  await memory.queueRevocation('id', 'token', { reason: 'login_failed' })
   expiry.soon('id')
   await ticks()
   up = true
@@ -302,7 +304,7 @@ test('a retry comes when it is due, not when the claim before it would have run 
 // A replica is killed after it has taken an entry and before it has revoked it.
 test('what a dead replica had claimed is revoked by another when the claim is over', async t => {
   const { clock, memory, sweeper, revoked, ticks } = setUp(t)
-  await memory.queueRevocation('id', 'token')
+  await memory.queueRevocation('id', 'token', { reason: 'login_failed' })
   await memory.claimRevocations(0, 16)
   sweeper()
   clock.advance(leaseMs - 1000)

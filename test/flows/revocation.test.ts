@@ -36,7 +36,7 @@ function setUp(answer: (token: string) => Revocation | Promise<Revocation>) {
 
 test('a token that the provider takes is revoked once and forgotten', async t => {
   const { store, calls, events, round } = setUp(() => ({ outcome: 'revoked' }))
-  await store.queueRevocation('id', 'token')
+  await store.queueRevocation('id', 'token', { reason: 'login_failed' })
   await round()
   t.same(await round(), { found: [], nextInMs: null })
   t.same(calls, [{ token: 'token', at: 0 }])
@@ -46,7 +46,7 @@ test('a token that the provider takes is revoked once and forgotten', async t =>
 
 test('a provider that cannot revoke is told so once, and not asked again', async t => {
   const { clock, store, calls, outcomes, round } = setUp(() => ({ outcome: 'not_supported' }))
-  await store.queueRevocation('id', 'token')
+  await store.queueRevocation('id', 'token', { reason: 'login_failed' })
   await round()
   clock.advance(86_400_000)
   await round()
@@ -55,7 +55,7 @@ test('a provider that cannot revoke is told so once, and not asked again', async
 
 test('tries are spaced by a backoff that doubles up to five minutes', async t => {
   const { clock, store, calls, outcomes, round } = setUp(() => failed())
-  await store.queueRevocation('id', 'token')
+  await store.queueRevocation('id', 'token', { reason: 'login_failed' })
   for (let tries = 0; tries < 12; tries += 1) clock.advance((await round()).nextInMs ?? 0)
   const waits = calls.slice(1).map(({ at }, index) => (at - (calls[index]?.at ?? 0)) / 1000)
   t.same(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300])
@@ -65,7 +65,7 @@ test('tries are spaced by a backoff that doubles up to five minutes', async t =>
 test('jitter at most halves a wait', async t => {
   const { clock, store, provider, audit } = setUp(() => failed())
   const revoker = createRevoker({ store, provider, audit, random: () => 0 })
-  await store.queueRevocation('id', 'token')
+  await store.queueRevocation('id', 'token', { reason: 'login_failed' })
   for (const entry of (await store.claimRevocations(0, 1)).found) revoker.take(entry)
   await revoker.idle()
   t.equal((await store.claimRevocations(0, 1)).nextInMs, 500)
@@ -75,7 +75,7 @@ test('jitter at most halves a wait', async t => {
 
 test('a provider that names a time is left alone until then', async t => {
   const { clock, store, calls, round } = setUp(() => failed(120))
-  await store.queueRevocation('id', 'token')
+  await store.queueRevocation('id', 'token', { reason: 'login_failed' })
   t.equal((await round()).nextInMs, 120_000)
   clock.advance(119_999)
   await round()
@@ -89,7 +89,7 @@ test('a provider that names a time is left alone until then', async t => {
 // tokens were revoked.
 test('a token that could not be revoked for a day is given up, with a record that says so', async t => {
   const { clock, store, calls, outcomes, round } = setUp(() => failed())
-  await store.queueRevocation('id', 'token')
+  await store.queueRevocation('id', 'token', { reason: 'login_failed' })
   let last = 0
   for (let tries = 0; tries < 1000; tries += 1) {
     const { nextInMs } = await round()
@@ -107,7 +107,7 @@ test('a token that could not be revoked for a day is given up, with a record tha
 test('a late success is recorded as one, whatever was said before', async t => {
   let up = false
   const { clock, store, outcomes, round } = setUp(() => (up ? { outcome: 'revoked' } : failed()))
-  await store.queueRevocation('id', 'token')
+  await store.queueRevocation('id', 'token', { reason: 'login_failed' })
   for (let tries = 0; tries < 20; tries += 1) clock.advance((await round()).nextInMs ?? 0)
   up = true
   await round()
@@ -136,7 +136,7 @@ test('what could not be settled is tried again when its claim is over', async t 
       throw new StoreUnavailable()
     },
   }
-  await store.queueRevocation('id', 'token')
+  await store.queueRevocation('id', 'token', { reason: 'login_failed' })
   const unlucky = createRevoker({ store: broken, provider, audit, random: () => 1 })
   for (const entry of (await store.claimRevocations(0, 9)).found) unlucky.take(entry)
   await t.resolves(unlucky.idle())
@@ -160,7 +160,8 @@ test('one process calls the provider for sixteen tokens at a time', async t => {
     await held
     return { outcome: 'revoked' }
   })
-  for (let count = 0; count < 20; count += 1) await store.queueRevocation(`id-${count}`, `token-${count}`)
+  for (let count = 0; count < 20; count += 1)
+    await store.queueRevocation(`id-${count}`, `token-${count}`, { reason: 'login_failed' })
   t.equal(revoker.free(), 16)
   for (const entry of (await store.claimRevocations(0, revoker.free())).found) revoker.take(entry)
   t.equal(revoker.free(), 0)
@@ -173,7 +174,7 @@ test('one process calls the provider for sixteen tokens at a time', async t => {
 test('a token of no session is queued, and the outbox visited at once', async t => {
   const { store, provider, audit, calls } = setUp(() => ({ outcome: 'revoked' }))
   const visited: string[] = []
-  createRevokeToken({ store, provider, audit, revokeSoon: id => void visited.push(id) })('token')
+  createRevokeToken({ store, provider, audit, revokeSoon: id => void visited.push(id) })('token', 'login_failed')
   await new Promise(setImmediate)
   const { found } = await store.claimRevocations(0, 9)
   t.match(found, [{ id: visited[0], token: 'token', reason: 'login_failed' }])
@@ -193,7 +194,10 @@ test('a token that cannot be queued is revoked on the spot, and it is said what 
         throw new StoreUnavailable()
       },
     }
-    createRevokeToken({ store, provider, audit, revokeSoon: () => t.fail('nothing is queued') })('token')
+    createRevokeToken({ store, provider, audit, revokeSoon: () => t.fail('nothing is queued') })(
+      'token',
+      'login_failed',
+    )
     await new Promise(setImmediate)
     t.equal(calls.length, 1)
     t.match(events, [{ event: 'revocation', reason: 'login_failed', outcome }])
@@ -209,7 +213,9 @@ test('a token for which nobody is there yet is not forgotten: it is queued as so
       if (tries === 1) throw new StoreUnavailable()
     },
   }
-  const queued = new Promise<string>(revokeSoon => createRevokeToken({ store, provider, audit, revokeSoon })('token'))
+  const queued = new Promise<string>(revokeSoon =>
+    createRevokeToken({ store, provider, audit, revokeSoon })('token', 'login_failed'),
+  )
   // The wait in between does not keep a process alive, so something else has to.
   const alive = setInterval(() => {}, 100)
   t.ok(await queued)

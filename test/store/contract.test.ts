@@ -236,8 +236,8 @@ for (const [name, open] of Object.entries({ memory, redis })) {
   test(`${name}: an entry of the outbox is settled, or comes back when it is told to`, async t => {
     const { store, pass } = await open(t, minute)
     const [done, again] = [randomToken(), randomToken()]
-    await store.queueRevocation(done, 'a')
-    await store.queueRevocation(again, 'b')
+    await store.queueRevocation(done, 'a', { reason: 'login_failed' })
+    await store.queueRevocation(again, 'b', { reason: 'login_failed' })
     t.equal((await claimAll(store)).length, 2)
     await store.settleRevocation(done, null)
     await store.settleRevocation(again, 300)
@@ -251,7 +251,8 @@ for (const [name, open] of Object.entries({ memory, redis })) {
     const { store } = await open(t, minute)
     const first = randomToken()
     const sameBucket = (tail: string) => first.slice(0, 4) + tail.slice(4)
-    for (let count = 0; count < 5; count += 1) await store.queueRevocation(sameBucket(randomToken()), 'x')
+    for (let count = 0; count < 5; count += 1)
+      await store.queueRevocation(sameBucket(randomToken()), 'x', { reason: 'login_failed' })
     const visit = await store.claimRevocations(store.bucketOf(first), 3)
     t.equal(visit.found.length, 3)
     t.equal(visit.nextInMs, 0, 'the others are due')
@@ -372,6 +373,30 @@ for (const [name, open] of Object.entries({ memory, redis })) {
     t.match(await store.beginRefresh(id, wishOf('third')), { state: 'granted', interrupted: true })
   })
 
+  test(`${name}: a refusal for one slot is remembered until a token comes, and keeps no other slot waiting`, async t => {
+    const { store } = await open(t, minute)
+    const { id } = await create(store)
+    const refusal = { code: 'forbidden', detail: 'why' } as const
+    await store.beginRefresh(id, wishOf('first'))
+    await store.abandonRefresh(id, 'first', { unsure: false, refused: { slot: wishOf('x').slot, refusal } })
+    t.same(await store.beginRefresh(id, wishOf('second')), { state: 'refused', refusal })
+    t.match(await store.beginRefresh(id, { ...wishOf('second'), slot: 'other' }), { state: 'granted' })
+    t.equal(await store.saveRefresh(id, 'second', 0, renewal), 'saved')
+    t.match(await store.beginRefresh(id, { ...wishOf('third'), version: 1 }), { state: 'granted' })
+    await store.endSession(id, 'admin')
+    await store.abandonRefresh(id, 'third', { unsure: false, refused: { slot: 'x', refusal } })
+    t.match((await store.getSession(id, use)).found, { state: 'ended' }, 'and revives nothing')
+  })
+
+  test(`${name}: a token may be queued to be revoked later`, async t => {
+    const { store, pass } = await open(t, minute)
+    const id = randomToken()
+    await store.queueRevocation(id, 'later', { reason: 'superseded', dueInMs: 500 })
+    t.same(await claimAll(store), [])
+    await pass(600)
+    t.match(await claimAll(store), [{ id, token: 'later', reason: 'superseded' }])
+  })
+
   test(`${name}: a forced refresh is granted once in a while`, async t => {
     const { store } = await open(t, minute)
     const { id } = await create(store)
@@ -445,7 +470,7 @@ test('memory: what nobody takes is forgotten in time', async t => {
 // A replica takes entries of the outbox and is killed before it has revoked them.
 test('memory: a claim that nobody settles runs out, and somebody else takes it', async t => {
   const { store, pass } = await memory(t, minute)
-  await store.queueRevocation('id', 'token')
+  await store.queueRevocation('id', 'token', { reason: 'login_failed' })
   t.equal((await claimAll(store)).length, 1)
   await pass(leaseMs - 1)
   t.same(await claimAll(store), [])

@@ -11,9 +11,10 @@ export function createRedisOutbox(options: { client: RedisClient; seal: Seal; ke
   return {
     bucketOf,
 
-    async queueRevocation(id, token) {
+    async queueRevocation(id, token, { reason, dueInMs = 0 }) {
       const sealed = seal.seal('refresh', id, token)
-      await answered(client.queueRevocation(keys.bucketFor(id), keys.channel, id, sealed))
+      const args = [keys.channel, id, sealed, reason, Math.ceil(dueInMs)]
+      await answered(client.queueRevocation(keys.bucketFor(id), ...args))
     },
 
     async claimRevocations(bucket, limit) {

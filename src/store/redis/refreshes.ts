@@ -1,6 +1,6 @@
 import type { Seal } from '../../core/seal.ts'
 import { refreshTokenId, type StoredSession } from '../../core/session.ts'
-import { forcedCooldownMs, type RefreshStore, refreshLeaseMs } from '../store.ts'
+import { forcedCooldownMs, type RefreshStore, refreshLeaseMs, refusalRestMs, type TokenRefusal } from '../store.ts'
 import { answered } from './answered.ts'
 import type { RedisClient } from './client.ts'
 import type { Keys } from './keys.ts'
@@ -28,6 +28,7 @@ export function createRedisRefreshes(options: {
       const state = reply[0].toString()
       if (state === 'held' || state === 'cooldown') return { state }
       if (state === 'gone') return { state }
+      if (state === 'refused') return { state, refusal: JSON.parse(reply[1].toString()) as TokenRefusal }
       const [name, session, access, current, idle, absolute, refresh, interrupted] = reply
       const stored = openLive(id, slot, [name, session, access, current, idle, absolute, 0])
       if (stored === null) return { state: 'gone' }
@@ -50,8 +51,9 @@ export function createRedisRefreshes(options: {
       return await answered(client.saveRefresh(keys.bucketFor(id), ...args))
     },
 
-    async abandonRefresh(id, owner, { unsure }) {
-      await answered(client.abandonRefresh(keys.bucketFor(id), keys.channel, id, owner, unsure ? 1 : 0))
+    async abandonRefresh(id, owner, { unsure, refused }) {
+      const rest = refused === undefined ? [] : [refused.slot, JSON.stringify(refused.refusal), refusalRestMs]
+      await answered(client.abandonRefresh(keys.bucketFor(id), keys.channel, id, owner, unsure ? 1 : 0, ...rest))
     },
   }
 }

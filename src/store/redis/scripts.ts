@@ -3,7 +3,8 @@
  * keys of that bucket alone, so that it runs on one slot of a cluster, and tells the time by Redis's own clock.
  *
  *   session:<id>   hash: session, refresh, access:<slot> (sealed); idle, absolute (deadlines, ms); version of the tokens;
- *                  pending (a refresh was begun and not ended); forced (time of the last forced refresh, ms)
+ *                  pending (a refresh was begun and not ended); forced (time of the last forced refresh, ms);
+ *                  refused:<slot> (until when no token is asked for, ms, and the refusal as JSON)
  *   lease:<id>     string: who refreshes the session's tokens
  *   ended:<id>     string: why the session ended
  *   due            sorted set: session ids by a deadline that is never later than the true one
@@ -26,10 +27,10 @@ const retentionMs = 7 * 86_400_000
 const outboxMs = 30 * 86_400_000
 
 const queue = `
-local function queue(id, token, reason)
+local function queue(id, token, reason, due)
   redis.call('HSET', bucket .. 'outbox:token', id, token)
-  redis.call('HSET', bucket .. 'outbox:about', id, cjson.encode({ reason = reason, queuedAt = now, attempts = 0 }))
-  redis.call('ZADD', bucket .. 'outbox', now, id)
+  redis.call('HSET', bucket .. 'outbox:about', id, cjson.encode({ reason = reason, queuedAt = due, attempts = 0 }))
+  redis.call('ZADD', bucket .. 'outbox', due, id)
   for _, part in ipairs({ 'outbox', 'outbox:token', 'outbox:about' }) do
     redis.call('PEXPIRE', bucket .. part, ${outboxMs})
   end
@@ -43,7 +44,7 @@ local function finish(id, reason)
   redis.call('DEL', sessionKey(id))
   redis.call('ZREM', bucket .. 'due', id)
   redis.call('SET', bucket .. 'ended:' .. id, reason, 'PX', ${tombstoneMs})
-  if fields[2] then queue(id .. '~' .. fields[3], fields[2], reason) end
+  if fields[2] then queue(id .. '~' .. fields[3], fields[2], reason, now) end
   redis.call('PUBLISH', channel, 'ended ' .. id .. ' ' .. reason)
   return fields[1]
 end
@@ -108,18 +109,20 @@ return { 'live', fields[1], '', tonumber(fields[4]), idle, absolute, 0 }`,
 
     /**
      * ARGV: channel, id, slot, owner, version, lease ms, forced (1, 0), cooldown ms.
-     * → 'gone' · 'held' · 'cooldown' · 'changed' or 'granted', session, access or '', version, idle, absolute ms left,
+     * → 'gone' · 'held' · 'cooldown' · 'refused', refusal · 'changed' or 'granted', session, access or '', version, idle, absolute ms left,
      *   refresh or '', interrupted
      */
     beginRefresh: `${prelude}
 local id, lease = ARGV[2], bucket .. 'lease:' .. ARGV[2]
 local fields = redis.call('HMGET', sessionKey(id), 'session', 'access:' .. ARGV[3], 'version', 'idle', 'absolute',
-  'refresh', 'pending', 'forced')
+  'refresh', 'pending', 'forced', 'refused:' .. ARGV[3])
 if not fields[1] then return { 'gone' } end
 local reply = { 'changed', fields[1], fields[2] or '', tonumber(fields[3]), fields[4] - now, fields[5] - now, '', 0 }
 if fields[3] ~= ARGV[5] then return reply end
 local holder = redis.call('GET', lease)
 if holder and holder ~= ARGV[4] then return { 'held' } end
+local restsUntil, refusal = string.match(fields[9] or '', '^(%d+) (.*)$')
+if restsUntil and now < tonumber(restsUntil) then return { 'refused', refusal } end
 if ARGV[7] == '1' and not holder then
   if fields[8] and now - fields[8] < tonumber(ARGV[8]) then return { 'cooldown' } end
   redis.call('HSET', sessionKey(id), 'forced', now)
@@ -144,22 +147,25 @@ local id, lease, nextVersion = ARGV[2], bucket .. 'lease:' .. ARGV[2], ARGV[4] +
 if redis.call('GET', lease) == ARGV[3] then redis.call('DEL', lease) end
 local version = redis.call('HGET', sessionKey(id), 'version')
 if not version then
-  queue(id .. '~' .. nextVersion, ARGV[7], 'ended_meanwhile')
+  queue(id .. '~' .. nextVersion, ARGV[7], 'ended_meanwhile', now)
   return 'gone'
 end
 if version ~= ARGV[4] then return 'superseded' end
 redis.call('HSET', sessionKey(id), 'version', nextVersion, 'access:' .. ARGV[5], ARGV[6], 'refresh', ARGV[7])
-redis.call('HDEL', sessionKey(id), 'pending')
+redis.call('HDEL', sessionKey(id), 'pending', 'refused:' .. ARGV[5])
 if ARGV[8] ~= '' then redis.call('HSET', sessionKey(id), 'session', ARGV[8]) end
 redis.call('PUBLISH', channel, 'refreshed ' .. id)
 return 'saved'`,
 
-    /** ARGV: channel, id, owner, whether the token may be used up (1, 0). */
+    /** ARGV: channel, id, owner, whether the token may be used up (1, 0), then of a refused slot: slot, refusal, rest ms. */
     abandonRefresh: `${prelude}
 local id, lease = ARGV[2], bucket .. 'lease:' .. ARGV[2]
 if redis.call('GET', lease) == ARGV[3] then redis.call('DEL', lease) end
 if ARGV[4] == '0' and redis.call('HGET', sessionKey(id), 'pending') == ARGV[3] then
   redis.call('HDEL', sessionKey(id), 'pending')
+end
+if ARGV[5] and redis.call('EXISTS', sessionKey(id)) == 1 then
+  redis.call('HSET', sessionKey(id), 'refused:' .. ARGV[5], (now + ARGV[7]) .. ' ' .. ARGV[6])
 end
 redis.call('PUBLISH', channel, 'refreshed ' .. id)`,
 
@@ -197,9 +203,9 @@ local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
 if first[2] then reply[1] = math.max(0, first[2] - now) end
 return reply`,
 
-    /** ARGV: channel, id, sealed token. */
+    /** ARGV: channel, id, sealed token, reason, ms until it is due. */
     queueRevocation: `${prelude}${queue}
-queue(ARGV[2], ARGV[3], 'login_failed')`,
+queue(ARGV[2], ARGV[3], ARGV[4], now + ARGV[5])`,
 
     /** ARGV: channel, limit, lease ms. → ms until the next entry is due or -1, then id, token, about and age of each */
     claimRevocations: `${prelude}
