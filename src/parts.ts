@@ -65,7 +65,18 @@ export function createParts(options: PartsOptions) {
   const login = createLoginFlow(loginDeps)
   const logout = createLogoutFlow({ store, provider, endSession, postLogoutPath: config.postLogoutPath })
   const breaker = createBreaker({ elapsed, random })
-  const renew = createRenew({ store, provider, breaker, endSession, revokeToken, audit, clock, random })
+  const revokeSoon = expiry.soon
+  const renew = createRenew({
+    store,
+    provider,
+    breaker,
+    endSession,
+    revokeToken,
+    revokeSoon,
+    audit,
+    clock,
+    random,
+  })
   const { refreshTokens, dispatch } = createRefreshing({ store, renew, clock, elapsed })
   const accessTokens = createAccessTokens({ refreshTokens, clock, elapsed })
   store.onSessionEvent(dispatch)

@@ -42,6 +42,8 @@ export interface RenewDeps {
   breaker: Breaker
   endSession: EndSession
   revokeToken: RevokeToken
+  /** Told that the outbox has an entry under this id. */
+  revokeSoon: (id: string) => void
   audit: Audit
   clock: Clock
   /** From 0 to 1. */
@@ -94,7 +96,10 @@ export function createRenew(deps: RenewDeps): Renew {
     const renewed = claims === null ? undefined : { ...session, identity: { ...session.identity, claims } }
     const refresh = result.tokens.refreshToken ?? held.refreshToken ?? ''
     const outcome = await save(held, { slot, access, refresh, session: renewed })
-    if (outcome === 'gone') throw await whyGone(store, session.id)
+    if (outcome === 'gone') {
+      deps.revokeSoon(session.id)
+      throw await whyGone(store, session.id)
+    }
     if (outcome === 'superseded') {
       await setAside(held, refresh)
       return { again: true }

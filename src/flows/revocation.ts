@@ -4,6 +4,7 @@ import { randomToken } from '../core/random.ts'
 import { handleOfRefreshToken, refreshTokenId } from '../core/session.ts'
 import type { Provider } from '../oidc/provider.ts'
 import type { OutboxStore, QueuedRevocation } from '../store/store.ts'
+import { insist } from './insist.ts'
 
 /** Revokes what the outbox holds. */
 export interface Revoker {
@@ -26,6 +27,8 @@ const concurrency = 16
 /** An entry is given up after a day. */
 const giveUpAfterMs = 86_400_000
 const [firstRetryMs, longestRetryMs] = [1000, 300_000]
+/** A store that is away for longer is told by the end of the claim. */
+const settleForMs = 3000
 
 export interface RevokerDeps {
   store: Pick<OutboxStore, 'settleRevocation'>
@@ -43,7 +46,7 @@ export function createRevoker({ store, provider, audit, random }: RevokerDeps): 
   const underWay = new Set<Promise<number | null>>()
 
   const settle = async (id: string, retryInMs: number | null) => {
-    await store.settleRevocation(id, retryInMs)
+    await insist(() => store.settleRevocation(id, retryInMs), settleForMs)
     return retryInMs
   }
 

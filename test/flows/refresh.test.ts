@@ -48,6 +48,7 @@ async function setUp(t: Test, answer: (token: string, call: number) => Promise<s
       breaker: createBreaker({ elapsed: clock.now, random: () => 0 }),
       endSession: store.endSession,
       revokeToken: () => t.fail('nothing is revoked'),
+      revokeSoon: () => {},
       audit: event => void events.push(event),
       clock,
       random: () => 0,

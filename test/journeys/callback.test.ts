@@ -1,5 +1,6 @@
 import { type Test, test } from 'tap'
 import type { BrowserResponse, TestBrowser } from '../support/browser.ts'
+import { createRandom } from '../support/random.ts'
 import {
   bindingPrefix,
   hopOf,
@@ -387,7 +388,7 @@ test('a hostile callback', async t => {
   // Whatever a generator can think of: all subsets of parameters, each valid, empty, repeated or somebody else's.
   t.test('made up at random opens a session only when every parameter is right', async t => {
     const browser = stage.browser()
-    const random = generator(20_261_123)
+    const random = createRandom(20_261_123).next
     const finished = await stage.pendingCallback(browser, 'random')
     await stage.open(browser, finished)
     let [own, other] = [await stage.pendingCallback(browser, 'random'), await stage.pendingCallback(browser, 'random')]
@@ -537,17 +538,6 @@ test('a callback without a store', async t => {
     await isAlive(t, user, 'alice')
   })
 })
-
-/** Numbers from 0 to 1, the same ones for the same seed (mulberry32). */
-function generator(seed: number): () => number {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296
-  }
-}
 
 function pick<T>(random: () => number, from: readonly [T, ...T[]]): T {
   return from[Math.floor(random() * from.length)] ?? from[0]

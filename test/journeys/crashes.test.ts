@@ -11,6 +11,7 @@ import { freePort } from '../support/free-port.ts'
 import { login } from '../support/login.ts'
 import { createPlanter, type Planted, type Planter } from '../support/planted.ts'
 import { startProvider, type TestProvider } from '../support/provider.ts'
+import { createRandom } from '../support/random.ts'
 import { startRedis } from '../support/redis.ts'
 import { startReplicas } from '../support/replicas.ts'
 import { eventually, sessionCookie } from '../support/stage.ts'
@@ -117,17 +118,6 @@ test('a rolling restart in the middle of a burst loses no revocation and repeats
   t.same(new Set(tally().values()), new Set([1]), 'each once')
 })
 
-/** Numbers from 0 to 1 that can be had again by their seed (mulberry32). */
-function createRandom(seed: number): () => number {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296
-  }
-}
-
 /** A process that sweeps: mostly one that does nothing else, since those start fast, and now and then a whole gateway. */
 async function startVictim(environment: Record<string, string>, whole: boolean): Promise<ChildProcess> {
   const [port, adminPort] = whole ? [await freePort(), await freePort()] : [0, 0]
@@ -169,7 +159,7 @@ test('a process killed at any moment of expiry leaves each session stored, queue
   const told = `KILL_SEED=${seed}`
   const tally = createTally(provider)
   // A call takes a while, so that many are under way when the process dies.
-  const latency = createRandom(seed)
+  const latency = createRandom(seed).next
   provider.respond('revocation', () => sleep(latency() * 40, { status: 200 }))
   const everything: Planted[] = []
   const seen = { stored: 0, queued: 0, revoked: 0, looks: 0 }
@@ -259,7 +249,7 @@ test('a process killed at any moment of expiry leaves each session stored, queue
         planter,
         environment,
         kills: 200 / lanes,
-        random: createRandom(seed + lane),
+        random: createRandom(seed + lane).next,
         whole: kill => kill % 10 === 9,
       })
       await planter.close()

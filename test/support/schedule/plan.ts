@@ -1,5 +1,5 @@
+import { createRandom, type Random } from '../random.ts'
 import type { Verdict } from './ledger.ts'
-import { createRandom, type Random } from './random.ts'
 import type { LinkFault } from './redis-link.ts'
 
 /** One thing that happens, so many milliseconds after the start. A place is a browser of a user's, by number. */
