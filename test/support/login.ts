@@ -38,10 +38,11 @@ export async function throughProvider(
   provider: { issuer: string },
   user = 'alice',
 ): Promise<Navigation> {
+  const { origin } = new URL(provider.issuer)
   const chain: BrowserResponse[] = [...start.chain]
   let page = start
   for (let pages = 0; pages < 10; pages += 1) {
-    const form = page.url.startsWith(provider.issuer) ? formOf(page.text) : null
+    const form = page.url.startsWith(`${origin}/`) ? formOf(page.text) : null
     if (!form) return { ...page, chain }
     const fields: Record<string, string> = form.names.includes('login') ? { login: user, password: 'any' } : {}
     page = await browser.submit(page, fields)

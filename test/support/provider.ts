@@ -32,8 +32,11 @@ export interface ProviderOptions {
   accessTokenClaims?: () => Json
   /** Seconds; may be changed later at `provider.lifetimes`. */
   lifetimes?: Partial<Lifetimes>
-  /** Whether a refresh gives a new refresh token, and how long the old one still works. Default: yes, not at all. */
-  rotation?: boolean | { graceSeconds: number }
+  /**
+   * Whether a refresh gives a new refresh token, and how long the old one still works. Default: yes, not at all.
+   * `unmentioned`: it goes on working and the answer has none, as at Google, Cognito and AD FS.
+   */
+  rotation?: boolean | { graceSeconds: number } | 'unmentioned'
   /** Scopes of APIs; they are granted when asked for, others are left out. Default: `api`, `api:read`, `api:write`. */
   scopes?: string[]
   /** Resource indicators (RFC 8707) and their scopes, e.g. `{ 'https://a.example': 'api:read' }`. */
@@ -148,7 +151,7 @@ export async function startProvider(options: ProviderOptions = {}): Promise<Test
     },
     keys,
     lifetimes,
-    rotation: options.rotation ?? true,
+    rotation: options.rotation === 'unmentioned' ? false : (options.rotation ?? true),
     accessTokens: options.accessTokens ?? 'opaque',
     accessTokenClaims: options.accessTokenClaims ?? (() => ({})),
     scopes: options.scopes ?? ['api', 'api:read', 'api:write'],
@@ -171,7 +174,14 @@ export async function startProvider(options: ProviderOptions = {}): Promise<Test
   await new Promise<void>(resolve => behind.listen(0, '127.0.0.1', resolve))
   front.connect(
     (behind.address() as AddressInfo).port,
-    createRewrite({ issuer, keys, issued, nowMs, tamper: () => provider.tamper }),
+    createRewrite({
+      issuer,
+      keys,
+      issued,
+      nowMs,
+      tamper: () => provider.tamper,
+      dialect: options.rotation === 'unmentioned' ? { tokenResponse: withoutRefreshToken } : {},
+    }),
   )
 
   const of = (kind: EndpointKind) => requests.filter(request => request.kind === kind)
@@ -221,3 +231,6 @@ export async function startProvider(options: ProviderOptions = {}): Promise<Test
   }
   return provider
 }
+
+const withoutRefreshToken = (own: Json, { form }: ProviderRequest): Json =>
+  form.get('grant_type') === 'refresh_token' ? { ...own, refresh_token: undefined } : own

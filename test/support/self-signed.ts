@@ -1,4 +1,4 @@
-import { generateKeyPairSync, sign } from 'node:crypto'
+import { createPublicKey, generateKeyPairSync, type KeyObject, sign } from 'node:crypto'
 import { createServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
 
@@ -16,7 +16,7 @@ export interface UntrustedServer {
 export async function startUntrustedServer(): Promise<UntrustedServer> {
   let connections = 0
   let requests = 0
-  const server = createServer(selfSigned(), (_req, res) => {
+  const server = createServer(selfSigned('ec'), (_req, res) => {
     requests += 1
     res.end('{}')
   })
@@ -41,23 +41,31 @@ export async function startUntrustedServer(): Promise<UntrustedServer> {
   }
 }
 
-/** A fresh key and its certificate for `127.0.0.1` (RFC 5280 §4.1, version 1), both PEM. */
-function selfSigned(): { key: string; cert: string } {
-  const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
-  // ecdsa-with-SHA256; id-at-commonName.
-  const algorithm = der(0x30, Buffer.from('06082a8648ce3d040302', 'hex'))
+/** A private key and its certificate for `127.0.0.1` (RFC 5280 §4.1, version 1), both PEM; a fresh key unless one is given. */
+export function selfSigned(
+  type: 'ec' | 'rsa',
+  privateKey: KeyObject = freshKey(type),
+): { key: string; cert: string; der: Buffer } {
+  // ecdsa-with-SHA256 or sha256WithRSAEncryption; id-at-commonName.
+  const algorithm = der(0x30, Buffer.from(type === 'ec' ? '06082a8648ce3d040302' : '06092a864886f70d01010b0500', 'hex'))
   const commonName = der(0x30, Buffer.from('0603550403', 'hex'), der(0x0c, Buffer.from('127.0.0.1')))
   const name = der(0x30, der(0x31, commonName))
   const validity = der(0x30, der(0x17, Buffer.from('200101000000Z')), der(0x17, Buffer.from('491231235959Z')))
-  const subjectKey = publicKey.export({ format: 'der', type: 'spki' })
+  const subjectKey = createPublicKey(privateKey).export({ format: 'der', type: 'spki' })
   const body = der(0x30, der(0x02, Buffer.from([1])), algorithm, name, validity, name, subjectKey)
   const signature = der(0x03, Buffer.from([0]), sign('sha256', body, privateKey))
   const certificate = der(0x30, body, algorithm, signature)
   return {
     key: privateKey.export({ format: 'pem', type: 'pkcs8' }) as string,
     cert: `-----BEGIN CERTIFICATE-----\n${certificate.toString('base64').replace(/.{64}/g, '$&\n')}\n-----END CERTIFICATE-----\n`,
+    der: certificate,
   }
 }
+
+const freshKey = (type: 'ec' | 'rsa'): KeyObject =>
+  type === 'ec'
+    ? generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey
+    : generateKeyPairSync('rsa', { modulusLength: 2048 }).privateKey
 
 /** One value of DER: tag, length, content. */
 function der(tag: number, ...content: Buffer[]): Buffer {

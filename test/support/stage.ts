@@ -4,7 +4,7 @@ import { type BrowserResponse, createBrowser, type Navigation, type TestBrowser 
 import { createClock, type ManualClock } from './clock.ts'
 import { type GatewayOptions, startGateway, type TestGateway } from './gateway.ts'
 import { login, throughProvider } from './login.ts'
-import { type ProviderOptions, startProvider, type TestProvider } from './provider.ts'
+import { type ProviderOptions, type ProviderRequest, startProvider, type TestProvider } from './provider.ts'
 import { startRedis, type TestRedis } from './redis.ts'
 import { type Evil, startEvil, startUpstream, type TestUpstream } from './upstream.ts'
 
@@ -25,10 +25,16 @@ export interface StageOptions {
   redisDir?: string
 }
 
+/** What a stage needs of a provider. */
+export type StageProvider = Pick<
+  TestProvider,
+  'issuer' | 'clientSecret' | 'issued' | 'errors' | 'autoLogin' | 'env' | 'close'
+> & { tokenCalls(): ProviderRequest[] }
+
 /** A gateway with everything around it, and an eye on what must never happen. */
-export interface Stage {
+export interface Stage<P extends StageProvider = TestProvider> {
   readonly clock: ManualClock
-  readonly provider: TestProvider
+  readonly provider: P
   readonly redis: TestRedis
   /** Behind `/api`. */
   readonly upstream: TestUpstream
@@ -51,9 +57,18 @@ export interface Stage {
  * line or Redis, a key would live for ever, an upstream saw a cookie, an answer was a 5xx other than 503, or anything
  * talked to the attacker's listener.
  */
-export async function startStage(t: Test, options: StageOptions = {}): Promise<Stage> {
+export function startStage(t: Test, options: StageOptions = {}): Promise<Stage> {
+  return startStageAround(t, clock => startProvider({ clock, ...options.provider }), options)
+}
+
+/** A stage like any other, with a provider of the test's choice, e.g. `clock => startEntra({ clock })`. */
+export async function startStageAround<P extends StageProvider>(
+  t: Test,
+  start: (clock: ManualClock) => Promise<P>,
+  options: Omit<StageOptions, 'provider'> = {},
+): Promise<Stage<P>> {
   const clock = createClock()
-  const provider = await startProvider({ clock, ...options.provider })
+  const provider = await start(clock)
   const redis = await startRedis(options.redisDir === undefined ? {} : { dir: options.redisDir })
   const upstream = await startUpstream()
   // No echo: it would repeat the access token, which is the upstream's to know and not the browser's.
@@ -102,7 +117,7 @@ export async function startStage(t: Test, options: StageOptions = {}): Promise<S
   const watched = (response: BrowserResponse) => {
     if (new URL(response.url).port === String(gateway.port)) answers.push(response)
   }
-  const stage: Stage = {
+  const stage: Stage<P> = {
     clock,
     provider,
     redis,
@@ -135,7 +150,7 @@ export async function startStage(t: Test, options: StageOptions = {}): Promise<S
       return new URL(page.headers.location)
     },
     open: (browser, callback, headers = {}) =>
-      browser.navigate(String(callback), { from: provider.issuer, stopBefore: () => true, headers }),
+      browser.navigate(String(callback), { from: new URL(provider.issuer).origin, stopBefore: () => true, headers }),
     sessions: async () => (await redis.keys()).filter(key => key.includes(':session:')),
   }
   return stage
@@ -195,7 +210,7 @@ function watch(browser: TestBrowser, see: (response: BrowserResponse) => void): 
   }
 }
 
-function secretsOf(provider: TestProvider, jars: CookieJar[]): string[] {
+function secretsOf(provider: StageProvider, jars: CookieJar[]): string[] {
   const { accessTokens, refreshTokens, idTokens, codes } = provider.issued
   const verifiers = provider.tokenCalls().map(({ form }) => form.get('code_verifier') ?? '')
   return [

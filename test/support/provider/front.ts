@@ -1,9 +1,19 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { endpointKind, type ProviderRequest } from './journal.ts'
+import { type EndpointKind, endpointKind, type ProviderRequest } from './journal.ts'
 import { createRelay, headerOf, type Relay, type Reply, readBody, withoutFraming } from './relay.ts'
 import type { Rewrite } from './rewrite.ts'
-import { type Answer, type Script, sendRaw } from './script.ts'
+import { type Answer, type RawAnswer, type Script, sendRaw } from './script.ts'
+
+/** A request as the provider behind gets to see it. */
+export interface Forwarded {
+  /** That of the request when absent. */
+  method?: string
+  /** Path and query. */
+  url: string
+  rawHeaders: string[]
+  body: string
+}
 
 /** What the front needs; `rewrite` and `relay` exist only once its port is known. */
 export interface FrontDeps {
@@ -13,6 +23,10 @@ export interface FrontDeps {
   /** Told of each answer of the provider behind, whether or not it leaves. */
   onProcessed(request: ProviderRequest, reply: Reply): void
   onError(error: Error): void
+  /** Which endpoint a path belongs to; that of `oidc-provider` when absent. */
+  kindOf?(path: string): EndpointKind
+  /** Answers in the provider's stead, or changes what it gets to see; requests pass as they are when absent. */
+  divert?(request: ProviderRequest): Promise<Exclude<Answer, 'pass'> | Forwarded>
 }
 
 /** The server that stands before the provider. */
@@ -28,14 +42,20 @@ export async function startFront(deps: FrontDeps): Promise<Front> {
   let behind: { relay: Relay; rewrite: Rewrite } | undefined
 
   const handle = async (req: IncomingMessage, res: ServerResponse) => {
-    const request = describe(req, await readBody(req))
+    const request = describe(req, await readBody(req), deps.kindOf ?? endpointKind)
     deps.onRequest(request)
     const scripted = await deps.script.answerTo(request, 'before')
     if (scripted !== 'pass') return perform(scripted, request, res)
     if (!behind) throw new Error('the provider is not ready')
     const { relay, rewrite } = behind
-    const { url, body } = withOriginalHint(req.url ?? '/', request, rewrite)
-    const reply = await relay.send(request.method, url, req.rawHeaders, body)
+    const forwarded = deps.divert ? await deps.divert(request) : withOriginalHint(req.url ?? '/', request, rewrite)
+    if (isAnswer(forwarded)) return perform(forwarded, request, res)
+    const reply = await relay.send(
+      forwarded.method ?? request.method,
+      forwarded.url,
+      forwarded.rawHeaders,
+      Buffer.from(forwarded.body),
+    )
     deps.onProcessed(request, reply)
     const answer = await rewrite.answer(request, reply)
     const replacement = await deps.script.answerTo(request, 'after')
@@ -81,11 +101,14 @@ async function perform(answer: Exclude<Answer, 'pass'>, request: ProviderRequest
   await sendRaw(res, answer)
 }
 
-function describe(req: IncomingMessage, body: Buffer): ProviderRequest {
+const isAnswer = (diverted: Exclude<Answer, 'pass'> | Forwarded): diverted is RawAnswer | 'reset' | 'hang' =>
+  typeof diverted === 'string' || 'status' in diverted
+
+function describe(req: IncomingMessage, body: Buffer, kindOf: (path: string) => EndpointKind): ProviderRequest {
   const url = new URL(req.url ?? '/', 'http://provider.test')
   const isForm = headerOf(req.rawHeaders, 'content-type')?.startsWith('application/x-www-form-urlencoded')
   return {
-    kind: endpointKind(url.pathname),
+    kind: kindOf(url.pathname),
     method: req.method ?? 'GET',
     path: url.pathname,
     query: url.searchParams,
@@ -99,11 +122,12 @@ function describe(req: IncomingMessage, body: Buffer): ProviderRequest {
 }
 
 /** The provider knows only ID tokens by its own key. */
-function withOriginalHint(url: string, request: ProviderRequest, rewrite: Rewrite): { url: string; body: Buffer } {
+function withOriginalHint(url: string, request: ProviderRequest, rewrite: Rewrite): Forwarded {
   const query = new URLSearchParams(request.query)
   const form = new URLSearchParams(request.form)
   return {
     url: rewrite.restoreHint(query) ? `${request.path}?${query}` : url,
-    body: Buffer.from(rewrite.restoreHint(form) ? form.toString() : request.body),
+    rawHeaders: request.rawHeaders,
+    body: rewrite.restoreHint(form) ? form.toString() : request.body,
   }
 }

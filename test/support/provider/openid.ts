@@ -41,6 +41,12 @@ export interface OpenidDeps extends LoginPageDeps {
   /** Sends a logout token to the client; the provider's own one is signed by a key nobody knows. */
   deliverLogoutToken(url: string, token: string): Promise<Response>
   onError(error: Error): void
+  /** Further parameters that authorization requests may have. */
+  extraParams?: string[]
+  /** Told of each code with the parameters it was asked for by. */
+  onCode?(code: InstanceType<Provider['AuthorizationCode']>, params: Json): void
+  /** The page of an RP-initiated logout; one that goes on by itself when absent. */
+  logoutPage?(ctx: KoaContextWithOIDC, form: string): void | Promise<void>
 }
 
 /** The real thing: `oidc-provider` with consent screens, size limits and warnings out of the way. */
@@ -54,6 +60,7 @@ export function createOpenidProvider(deps: OpenidDeps): Provider {
   })
   if (deps.accessTokens === 'jwt') issueJwtAccessTokens(op, deps)
   addLoginPage(op, deps)
+  if (deps.onCode) tellOfCodes(op, deps.onCode)
   op.on('server_error', (_ctx, error) => deps.onError(error))
   const app: EventEmitter = op
   app.on('error', deps.onError)
@@ -81,7 +88,10 @@ function configurationOf(deps: OpenidDeps): Configuration {
       return { accountId: sub, claims: () => ({ ...claims, sub }) }
     },
     interactions: { policy: promptPolicy(), url: (_ctx, interaction) => `/login/${interaction.uid}` },
-    extraParams: { keep_offline_access: keepOfflineAccess },
+    extraParams: {
+      keep_offline_access: keepOfflineAccess,
+      ...Object.fromEntries((deps.extraParams ?? []).map(name => [name, null])),
+    },
     loadExistingGrant,
     pkce: { required: () => true },
     rotateRefreshToken: deps.rotation !== false,
@@ -104,7 +114,11 @@ function configurationOf(deps: OpenidDeps): Configuration {
       claimsParameter: { enabled: true },
       revocation: { enabled: true, allowedPolicy: (_ctx, client, token) => token.clientId === client.clientId },
       backchannelLogout: { enabled: true },
-      rpInitiatedLogout: { enabled: true, logoutSource: logoutPage, postLogoutSuccessSource: loggedOutPage },
+      rpInitiatedLogout: {
+        enabled: true,
+        logoutSource: deps.logoutPage ?? logoutPage,
+        postLogoutSuccessSource: loggedOutPage,
+      },
       pushedAuthorizationRequests: { enabled: true, requirePushedAuthorizationRequests: deps.requirePar },
       resourceIndicators: {
         enabled: true,
@@ -156,6 +170,14 @@ async function loadExistingGrant(ctx: KoaContextWithOIDC) {
   for (const resource of Object.keys(resourceServers ?? {})) grant.addResourceScope(resource, scope)
   await grant.save()
   return grant
+}
+
+function tellOfCodes(op: Provider, onCode: NonNullable<OpenidDeps['onCode']>): void {
+  op.use(async (ctx, next) => {
+    await next()
+    const { AuthorizationCode: code } = ctx.oidc?.entities ?? {}
+    if (code && ctx.oidc.route !== 'token') onCode(code, { ...ctx.oidc.params })
+  })
 }
 
 /** Makes access tokens JWTs (RFC 9068) while the provider goes on finding them by value. */

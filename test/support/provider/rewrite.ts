@@ -12,6 +12,22 @@ export interface RewriteDeps {
   /** The tamper in force now. */
   tamper(): Tamper
   nowMs(): number
+  /** What is not said here is said as `oidc-provider` does. */
+  dialect?: Partial<Dialect>
+}
+
+/** How a make of provider says things; the tamper comes after it. */
+export interface Dialect {
+  metadata(own: Json, request: ProviderRequest): Json
+  jwks(request: ProviderRequest): { keys: Json[] }
+  /** The claims of an ID token, from those of `oidc-provider` with their times set right. */
+  idToken(honest: Json, accessToken: string, request: ProviderRequest): { header: Json; payload: Json }
+  /** A successful token response; the ID token in it is still the provider's own. */
+  tokenResponse(own: Json, request: ProviderRequest): Json
+  /** An answer of the token endpoint that is an error. */
+  tokenError(reply: Reply, request: ProviderRequest): Reply
+  /** The redirect URI with the answer to an authorization request. */
+  authorizationResponse(url: URL): URL
 }
 
 /** Turns the provider's own answers into those that leave: ID tokens by the front's keys, then the tamper. */
@@ -27,6 +43,7 @@ const advertisedAlgs = ['RS256', 'PS256', 'ES256', 'EdDSA']
 
 /** Rewriting for one provider. */
 export function createRewrite(deps: RewriteDeps): Rewrite {
+  const dialect: Dialect = { ...plainDialect(deps), ...deps.dialect }
   const originals = new Map<string, string>()
   const authTimes = new Map<string, number>()
 
@@ -43,9 +60,7 @@ export function createRewrite(deps: RewriteDeps): Rewrite {
 
   const idToken = async (original: string, accessToken: string, request: ProviderRequest) => {
     const key = deps.keys.current()
-    const header = { alg: key.alg, kid: key.kid }
-    const honest = inTime(decode(original.split('.')[1]))
-    const payload: Json = { ...honest, at_hash: atHash(accessToken, key.alg) }
+    const { header, payload } = dialect.idToken(inTime(decode(original.split('.')[1])), accessToken, request)
     const token = deps.keys.sign(header, payload)
     const grant = request.form.get('grant_type') as IdTokenDraft['grant']
     const sent = await deps.tamper().idToken({ header, payload, token, grant, accessToken, key, sign: deps.keys.sign })
@@ -64,7 +79,8 @@ export function createRewrite(deps: RewriteDeps): Rewrite {
     if (typeof id_token === 'string') deps.issued.idTokens.add(id_token)
   }
 
-  const tokenResponse = async (json: Json, request: ProviderRequest) => {
+  const tokenResponse = async (own: Json, request: ProviderRequest) => {
+    const json = dialect.tokenResponse(own, request)
     remember({ ...json, id_token: undefined })
     const { id_token: original, ...response } = json
     if (typeof original === 'string') {
@@ -85,7 +101,7 @@ export function createRewrite(deps: RewriteDeps): Rewrite {
       for (const code of from.searchParams.getAll('code')) deps.issued.codes.add(code)
     }
     rememberCodes(url)
-    const tampered = await deps.tamper().authorizationResponse(url)
+    const tampered = await deps.tamper().authorizationResponse(dialect.authorizationResponse(url))
     rememberCodes(tampered)
     return tampered
   }
@@ -107,11 +123,10 @@ export function createRewrite(deps: RewriteDeps): Rewrite {
     const tamper = deps.tamper()
     const isError = reply.status !== 200
     const own = parse(reply.body)
-    if (request.kind === 'jwks') return withJson(reply, await tamper.jwks({ keys: deps.keys.published() }))
+    if (request.kind === 'jwks') return withJson(reply, await tamper.jwks(dialect.jwks(request)))
+    if (isError && request.kind === 'token') return dialect.tokenError(reply, request)
     if (own === null || isError) return reply
-    if (request.kind === 'discovery') {
-      return withJson(reply, await tamper.discovery({ ...own, id_token_signing_alg_values_supported: advertisedAlgs }))
-    }
+    if (request.kind === 'discovery') return withJson(reply, await tamper.discovery(dialect.metadata(own, request)))
     if (request.kind === 'userinfo') return withJson(reply, await tamper.userinfo(own))
     return withJson(reply, await tokenResponse(own, request))
   }
@@ -130,6 +145,18 @@ export function createRewrite(deps: RewriteDeps): Rewrite {
   }
 }
 
+const plainDialect = ({ keys }: RewriteDeps): Dialect => ({
+  metadata: own => ({ ...own, id_token_signing_alg_values_supported: advertisedAlgs }),
+  jwks: () => ({ keys: keys.published() }),
+  idToken: (honest, accessToken) => {
+    const { alg, kid } = keys.current()
+    return { header: { alg, kid }, payload: { ...honest, at_hash: atHash(accessToken, alg) } }
+  },
+  tokenResponse: own => own,
+  tokenError: reply => reply,
+  authorizationResponse: url => url,
+})
+
 const decode = (part: string | undefined): Json => JSON.parse(Buffer.from(part ?? '', 'base64url').toString())
 
 function parse(body: Buffer): Json | null {
@@ -147,6 +174,7 @@ function withQuery(action: string, fields: URLSearchParams): string | null {
   return url.href
 }
 
-function withJson(reply: Reply, value: object | string): Reply {
+/** The reply with another body, as it stands or as JSON. */
+export function withJson(reply: Reply, value: object | string): Reply {
   return { ...reply, body: Buffer.from(typeof value === 'string' ? value : JSON.stringify(value)) }
 }

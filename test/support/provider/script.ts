@@ -28,6 +28,8 @@ export interface RespondOptions {
   times?: number
   /** `before` (default): the provider never sees the request. `after`: it has done its work, only its answer is replaced. */
   when?: 'before' | 'after'
+  /** Only requests for which this holds; all when absent. */
+  matches?(request: ProviderRequest): boolean
 }
 
 /** A scripted answer in force. */
@@ -52,11 +54,12 @@ export function createScript(): Script {
     responder: Responder
     left: number
     when: 'before' | 'after'
+    matches(request: ProviderRequest): boolean
     calls: number
   }>()
   return {
-    respond: (kind, responder, { times = Number.POSITIVE_INFINITY, when = 'before' } = {}) => {
-      const entry = { kind, responder, left: times, when, calls: 0 }
+    respond: (kind, responder, { times = Number.POSITIVE_INFINITY, when = 'before', matches = () => true } = {}) => {
+      const entry = { kind, responder, left: times, when, matches, calls: 0 }
       entries.add(entry)
       return {
         get calls() {
@@ -69,7 +72,7 @@ export function createScript(): Script {
     },
     answerTo: async (request, when) => {
       const fits = (kind: string) => kind === '*' || kind === request.kind
-      const entry = [...entries].find(e => e.when === when && e.left > 0 && fits(e.kind))
+      const entry = [...entries].find(e => e.when === when && e.left > 0 && fits(e.kind) && e.matches(request))
       if (!entry) return 'pass'
       entry.left -= 1
       entry.calls += 1
