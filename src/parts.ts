@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { authenticationOf } from './config/client-auth.ts'
 import type { Config } from './config/load.ts'
 import type { Clock, Elapsed } from './core/clock.ts'
 import type { Audit } from './core/events.ts'
@@ -17,6 +18,7 @@ import { createRenew } from './flows/renew.ts'
 import { createRevoker, createRevokeToken } from './flows/revocation.ts'
 import { createSessionsFlow } from './flows/sessions.ts'
 import { createSessionUse } from './flows/use-session.ts'
+import type { AssertionAudience } from './oidc/client-credentials.ts'
 import { createProviderFetch, type FetchLimits } from './oidc/fetch.ts'
 import { createProvider, type Provider } from './oidc/provider.ts'
 import { createMemoryStore } from './store/memory.ts'
@@ -126,13 +128,13 @@ async function answers(store: Store): Promise<void> {
   }
 }
 
-function openProvider({ config, clock, providerLimits }: PartsOptions): Provider {
+function openProvider({ config, clock, audit, log, providerLimits }: PartsOptions): Provider {
   return createProvider({
     issuer: config.oidcIssuer,
     discoveryUrl: config.oidcDiscoveryUrl,
     clientId: config.oidcClientId,
-    clientSecret: config.oidcClientSecret,
-    clientAuth: config.oidcClientAuth,
+    authentication: authenticationOf(config),
+    assertionAudience: assertionAudienceAt(config.oidcIssuer),
     redirectUri: `${config.publicUrl}${config.bffPath}/callback`,
     postLogoutUri: config.publicUrl + config.postLogoutPath,
     scope: union([config.oidcScope, ...config.upstreams.map(upstream => upstream.scope ?? '')]),
@@ -142,8 +144,18 @@ function openProvider({ config, clock, providerLimits }: PartsOptions): Provider
     userInfo: config.oidcUserinfo,
     userClaims: config.userClaims,
     fetch: createProviderFetch(providerLimits),
+    audit,
+    log,
     clock,
   })
+}
+
+/** Hosts of Microsoft Entra ID, which knows an assertion by the address that it is sent to. */
+const entraHosts = /^(.+\.)?(login\.microsoftonline\.(com|us)|login\.partner\.microsoftonline\.cn|ciamlogin\.com)$/
+
+/** Whom the client's assertions are addressed to at this issuer. */
+export function assertionAudienceAt(issuer: string): AssertionAudience {
+  return entraHosts.test(new URL(issuer).hostname) ? 'token_endpoint' : 'issuer'
 }
 
 /** All scopes, each once. */

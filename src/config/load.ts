@@ -1,5 +1,6 @@
-import { readFileSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import { closest, distance } from 'fastest-levenshtein'
+import { clientAuthFaults, clientAuthVariables } from './client-auth.ts'
 import { crossFaults } from './cross-faults.ts'
 import { type Setting, settings, upstreamSettings } from './settings.ts'
 
@@ -63,6 +64,7 @@ export function loadConfig(environment: Environment): Config {
   }))
   faults.push(...unknownVariables(environment, names))
   const config: Config = { ...values, upstreams, production: environment.NODE_ENV === 'production' }
+  if (!faults.some(({ variable }) => clientAuthVariables.includes(variable))) faults.push(...clientAuthFaults(config))
   // A rule between settings can only be judged when each of them is sound.
   if (faults.length === 0) faults.push(...crossFaults(config))
   if (faults.length > 0) throw new ConfigError(faults)
@@ -97,7 +99,10 @@ function read(variable: string, setting: Setting<unknown>, environment: Environm
   if (text === undefined || (text === '' && setting.required))
     return setting.required ? fault('is required') : undefined
   const result = setting.type.safeParse(text)
-  return result.success ? result.data : fault(result.error.issues[0]?.message ?? 'is not valid')
+  if (!result.success) return fault(result.error.issues[0]?.message ?? 'is not valid')
+  const file = environment[`${variable}_FILE`]
+  // What is no file but a pipe can be read only once.
+  return setting.reread && file && statSync(file).isFile() ? { file } : result.data
 }
 
 function readSecret(
@@ -109,7 +114,7 @@ function readSecret(
   if (!file) return environment[variable]
   if (environment[variable]) return fault(`is given twice: as itself and as ${variable}_FILE`)
   try {
-    return readFileSync(file, 'utf8').replace(/\r?\n$/, '')
+    return readFileSync(file, 'utf8').replace(/\r?\n$/, '') || fault(`is empty in the file that ${variable}_FILE names`)
   } catch {
     return fault(`cannot be read from the file that ${variable}_FILE names`)
   }

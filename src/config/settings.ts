@@ -12,6 +12,8 @@ export interface Setting<T> {
   required?: true
   /** May also be given as `X_FILE`; its value is never printed. */
   secret?: true
+  /** The file may change while the process runs: the value is where it is, and whoever uses it reads it. */
+  reread?: true
 }
 
 type Given = { default: string } | { required: true }
@@ -74,17 +76,49 @@ export const settings = {
     required: true,
   }),
   OIDC_CLIENT_SECRET: setting({
-    type: type.text,
-    doc: 'client secret at the provider',
+    type: type.secretSource,
+    doc: 'client secret at the provider; this, a key or an assertion is required',
     example: 'the value shown once when the client was registered',
-    required: true,
     secret: true,
+    reread: true,
+  }),
+  OIDC_CLIENT_SECRET_2: setting({
+    type: type.secretSource,
+    doc: 'a second client secret, tried when the first is refused; the one that worked last goes first',
+    example: 'the next secret, before the present one ends',
+    secret: true,
+    reread: true,
   }),
   OIDC_CLIENT_AUTH: setting({
     type: type.choice('client_secret_post', 'client_secret_basic'),
     doc: 'how the client secret is sent: `client_secret_post` or `client_secret_basic`',
     example: 'client_secret_basic',
     default: 'client_secret_post',
+  }),
+  OIDC_CLIENT_KEY_FILE: setting({
+    type: type.credentialFile,
+    doc: 'private key for `private_key_jwt`, PEM without passphrase: RSA from 2048 bits, EC or Ed25519',
+    example: '/run/secrets/client-key.pem',
+  }),
+  OIDC_CLIENT_KEY_ID: setting({
+    type: type.text,
+    doc: 'the `kid` under which the provider knows the key',
+    example: '2026-01',
+  }),
+  OIDC_CLIENT_CERT_FILE: setting({
+    type: type.credentialFile,
+    doc: "the key's certificate, PEM, where the provider knows it by that (`x5t#S256`)",
+    example: '/run/secrets/client-cert.pem',
+  }),
+  OIDC_CLIENT_ASSERTION_FILE: setting({
+    type: type.credentialFile,
+    doc: 'workload identity federation: a JWT that authenticates the client, renewed in this file by somebody else',
+    example: '/var/run/secrets/tokens/identity',
+  }),
+  AZURE_FEDERATED_TOKEN_FILE: setting({
+    type: type.text,
+    doc: 'set by Azure in its pods; taken as `OIDC_CLIENT_ASSERTION_FILE` when no other way to authenticate is set',
+    example: '/var/run/secrets/azure/tokens/azure-identity-token',
   }),
   OIDC_SCOPE: setting({
     type: type.scope,

@@ -1,5 +1,6 @@
 import { readFileSync, statSync } from 'node:fs'
 import { z } from 'zod'
+import type { SecretSource } from '../core/client-authentication.ts'
 
 /** A type of setting: text from the environment in, a value or a sentence that says what is wrong out. */
 export type SettingType<T> = z.ZodType<T, string>
@@ -181,6 +182,26 @@ export const fileContent = settingType(value => {
     return wrong('must be a file that can be read')
   }
 })
+
+/** A secret that is given as itself; one that is given as a file stays where it is. */
+export const secretSource: SettingType<SecretSource> = settingType(value => ({ value }))
+
+/** The path of a small file with something in it; it is read again whenever it is used. */
+export const credentialFile = settingType(value => {
+  const size = statSync(value, { throwIfNoEntry: false })?.size ?? 0
+  return size > 0 && size <= 65_536 && canRead(value)
+    ? value
+    : wrong('must be a file that can be read, of at most 64 kB and not empty')
+})
+
+function canRead(path: string): boolean {
+  try {
+    readFileSync(path)
+    return true
+  } catch {
+    return false
+  }
+}
 
 function splitList(value: string): string[] {
   return value

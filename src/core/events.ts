@@ -19,7 +19,9 @@ export type AuditEvent =
   | { event: 'refresh_token_reuse_suspected'; severity: 'high'; session: string; user: string }
   | { event: 'rotation_lost'; severity: 'high'; session: string }
   | { event: 'identity_changed'; severity: 'high'; session: string; user: string }
-  | { event: 'client_refused'; severity: 'high'; detail: string | undefined }
+  | { event: 'client_refused'; severity: 'high'; detail: string; cause: string; mend: string }
+  | { event: 'client_accepted' }
+  | { event: 'client_credential_changed'; from: string; to: string }
   | { event: 'csrf_refused'; route: string; detail: string }
   | { event: 'record_unreadable'; session: string }
   | { event: 'admin_refused' }

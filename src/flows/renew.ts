@@ -75,7 +75,6 @@ export function createRenew(deps: RenewDeps): Renew {
     const result = await provider.refresh(token, session.identity, audience)
     if (result.outcome !== 'client_refused') return result
     // Nobody's fault but the operator's: all sessions wait until the client is accepted again.
-    audit({ event: 'client_refused', severity: 'high', detail: result.detail })
     throw new ProviderUnavailable({ ...(result.detail !== undefined && { detail: result.detail }) })
   }
 

@@ -5,6 +5,7 @@ import {
   WWWAuthenticateChallengeError,
 } from 'openid-client'
 import { GatewayError, LoginRejected, ProviderUnavailable } from '../core/errors.ts'
+import { refusesClient } from './client-refusal.ts'
 import type { Revocation } from './provider.ts'
 
 /** Answers of the authorization endpoint that mean: the user, or the user's absence, said no (OpenID Connect Core §3.1.2.6). */
@@ -28,6 +29,9 @@ export function loginFault(error: unknown): unknown {
     return new LoginRejected(refusals.includes(error.error) ? 'denied' : 'provider_error', {
       detail: `authorization endpoint: ${standardCode(error.error)}`,
     })
+  // No fault of this login or its user; and none that another attempt would meet once the operator has mended it.
+  if (error instanceof ResponseBodyError && refusesClient(error.error))
+    return new ProviderUnavailable({ detail: `token endpoint: ${error.error}` })
   if (error instanceof ResponseBodyError)
     return new LoginRejected('provider_error', { detail: `token endpoint: ${standardCode(error.error)}` })
   if (error instanceof WWWAuthenticateChallengeError)

@@ -58,8 +58,15 @@ function check(document: unknown, issuer: string): Metadata {
   return {
     ...Object.fromEntries(endpoints),
     issuer,
+    token_endpoint_auth_signing_alg_values_supported: stringsOf(
+      metadata.token_endpoint_auth_signing_alg_values_supported,
+    ),
     authorization_response_iss_parameter_supported: Boolean(metadata.authorization_response_iss_parameter_supported),
   }
+}
+
+function stringsOf(value: unknown): string[] {
+  return Array.isArray(value) ? value.filter(member => typeof member === 'string') : []
 }
 
 /** https, or plain http for a provider that is itself on plain http: on this machine, or on its own host in development. */

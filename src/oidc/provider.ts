@@ -1,8 +1,12 @@
 import * as client from 'openid-client'
+import type { ClientAuthentication } from '../core/client-authentication.ts'
 import { type Clock, systemClock } from '../core/clock.ts'
 import { LoginRejected } from '../core/errors.ts'
+import type { Audit } from '../core/events.ts'
 import type { Claims, Identity } from '../core/session.ts'
 import type { TokenResponse } from '../core/token-set.ts'
+import { createClientAuth } from './client-auth.ts'
+import type { AssertionAudience } from './client-credentials.ts'
 import { loginFault, revocationFault } from './faults.ts'
 import type { ProviderFetch } from './fetch.ts'
 import { type IdTokenClaims, verifyIdToken } from './id-token.ts'
@@ -10,14 +14,15 @@ import { createMetadata, type Metadata } from './metadata.ts'
 import { type Audience, type Refresh, refresh } from './refresh.ts'
 import { createSigningKeys } from './signing-keys.ts'
 import { readTokenResponse } from './token-response.ts'
+import type { Warn } from './watched-files.ts'
 
 /** How the gateway is registered at the provider, and what it asks for. */
 export interface ProviderOptions {
   issuer: string
   discoveryUrl: URL | undefined
   clientId: string
-  clientSecret: string
-  clientAuth: 'client_secret_post' | 'client_secret_basic'
+  authentication: ClientAuthentication
+  assertionAudience: AssertionAudience
   redirectUri: string
   postLogoutUri: string
   /** Of the login and of all upstreams: a refresh cannot ask for what was never granted (RFC 6749 §6). */
@@ -30,6 +35,8 @@ export interface ProviderOptions {
   /** Names of the claims to keep. */
   userClaims: readonly string[]
   fetch: ProviderFetch
+  audit: Audit
+  log: Warn
   clock: Clock
 }
 
@@ -88,7 +95,7 @@ export interface Provider {
   revoke(token: string): Promise<Revocation>
   /** Where the browser ends the provider's own session (RP-Initiated Logout 1.0 §2), or null where there is no such place. */
   logoutUrl(): Promise<string | null>
-  /** @throws {ProviderUnavailable} when logins cannot succeed for now */
+  /** @throws {ProviderUnavailable} when logins cannot succeed for now, also because the client is refused */
   ready(): Promise<void>
 }
 
@@ -101,7 +108,7 @@ export function createProvider(options: ProviderOptions): Provider {
   const metadata = createMetadata({ issuer, url: options.discoveryUrl, fetch, clock })
   const keys = createSigningKeys({ metadata, fetch, clock })
   const rules = { issuer, clientId, algorithms: options.idTokenAlgorithms, keys, clock }
-  const authenticate = options.clientAuth === 'client_secret_basic' ? client.ClientSecretBasic : client.ClientSecretPost
+  const clientAuth = createClientAuth(options)
 
   const configure = (server: Metadata, fetchWith: ProviderFetch): client.Configuration => {
     // The provider does not choose which algorithms are good enough.
@@ -111,8 +118,8 @@ export function createProvider(options: ProviderOptions): Provider {
       [client.clockSkew]: Math.round((clock.now() - systemClock.now()) / 1000),
       [client.clockTolerance]: 60,
     }
-    const configuration = new client.Configuration(pinned, clientId, times, authenticate(options.clientSecret))
-    configuration[client.customFetch] = fetchWith as client.CustomFetch
+    const configuration = new client.Configuration(pinned, clientId, times, clientAuth.mark)
+    configuration[client.customFetch] = clientAuth.through(fetchWith) as client.CustomFetch
     // The endpoints were judged when the metadata came in; this only lifts a second, blunter check.
     if (issuer.startsWith('http:')) client.allowInsecureRequests(configuration)
     return configuration
@@ -123,6 +130,16 @@ export function createProvider(options: ProviderOptions): Provider {
     const offered = configuration.serverMetadata().userinfo_endpoint !== undefined
     const asked = options.userInfo === 'always' || (options.userInfo === 'auto' && lacking && offered)
     return asked ? await client.fetchUserInfo(configuration, accessToken, idToken.sub) : {}
+  }
+
+  /** Asks for tokens with a code that nobody issued: the answer tells whether the client is accepted, and nothing else. */
+  const probeClient = async () => {
+    const parameters = {
+      code: 'none',
+      redirect_uri: options.redirectUri,
+      code_verifier: client.randomPKCECodeVerifier(),
+    }
+    await client.genericGrantRequest(configure(await metadata.get(), fetch), 'authorization_code', parameters)
   }
 
   return {
@@ -212,6 +229,7 @@ export function createProvider(options: ProviderOptions): Provider {
     async ready() {
       await metadata.get()
       await keys.ready()
+      await clientAuth.ready(probeClient)
     },
   }
 }

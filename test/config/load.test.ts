@@ -58,7 +58,7 @@ test('the README shows what is declared', async t => {
 test('every example in the declaration would be accepted', async t => {
   for (const [name, setting] of [...Object.entries(settings), ...Object.entries(upstreamSettings)]) {
     // These examples say where a value comes from.
-    if (['SESSION_KEYS', 'ADMIN_TOKEN', 'SPA_DIR', 'REDIS_CA_FILE'].includes(name)) continue
+    if (['SESSION_KEYS', 'ADMIN_TOKEN', 'SPA_DIR'].includes(name) || name.endsWith('_FILE')) continue
     t.ok(setting.type.safeParse(setting.example).success, `${name}=${setting.example}`)
   }
 })
@@ -130,13 +130,16 @@ test('sealing keys must be random 32-byte keys', async t => {
   t.equal(loadConfig({ ...minimal, SESSION_KEYS: `${key()}, ${key()}` }).sessionKeys?.length, 2)
 })
 
-test('a secret comes from a file, less one final newline', async t => {
+test('a secret comes from a file, which is not read again unless that is said', async t => {
   const file = join(mkdtempSync(join(tmpdir(), 'coatcheck-')), 'secret')
-  writeFileSync(file, 'from a file\n\n')
+  writeFileSync(file, '0123456789abcdef\n')
+  t.equal(loadConfig({ ...minimal, ADMIN_TOKEN_FILE: file }).adminToken, '0123456789abcdef', 'less the final newline')
   const { OIDC_CLIENT_SECRET: _, ...rest } = minimal
-  t.equal(loadConfig({ ...rest, OIDC_CLIENT_SECRET_FILE: file }).oidcClientSecret, 'from a file\n')
+  t.same(loadConfig({ ...rest, OIDC_CLIENT_SECRET_FILE: file }).oidcClientSecret, { file }, 'whoever uses it reads it')
   t.match(faultsOf({ ...minimal, OIDC_CLIENT_SECRET_FILE: file }).message, 'OIDC_CLIENT_SECRET is given twice')
   t.match(faultsOf({ ...rest, OIDC_CLIENT_SECRET_FILE: '/nowhere' }).message, 'OIDC_CLIENT_SECRET cannot be read')
+  writeFileSync(file, '\n')
+  t.match(faultsOf({ ...rest, OIDC_CLIENT_SECRET_FILE: file }).message, 'OIDC_CLIENT_SECRET is empty in the file')
 })
 
 test('lifetimes must make sense', async t => {

@@ -298,7 +298,7 @@ test('a client that is not accepted keeps all sessions, and raises an alarm', as
     })
     for (const browser of browsers) unavailable(t, await browser.api('/api/items'), error)
     const alarms = gateway.events('client_refused').slice(before)
-    t.match(alarms, [{ severity: 'high' }, { severity: 'high' }])
+    t.match(alarms, [{ severity: 'high', detail: `/token: ${error}`, mend: /secret/ }], 'one for all of them')
     provider.reset()
     for (const browser of browsers) t.equal((await browser.api('/api/items')).status, 200, 'all recover')
   }

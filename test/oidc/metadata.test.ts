@@ -98,6 +98,7 @@ test('the metadata of the provider', async t => {
       'authorization_response_iss_parameter_supported',
       'code_challenge_methods_supported',
       'token_endpoint_auth_methods_supported',
+      'token_endpoint_auth_signing_alg_values_supported',
       'id_token_signing_alg_values_supported',
       'mtls_endpoint_aliases',
       '__proto__',

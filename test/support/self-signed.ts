@@ -1,4 +1,4 @@
-import { createPublicKey, generateKeyPairSync, type KeyObject, sign } from 'node:crypto'
+import { createPublicKey, generateKeyPairSync, type KeyObject, sign, X509Certificate } from 'node:crypto'
 import { createServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
 
@@ -46,20 +46,29 @@ export function selfSigned(
   type: 'ec' | 'rsa',
   privateKey: KeyObject = freshKey(type),
 ): { key: string; cert: string; der: Buffer } {
+  const cert = certify(createPublicKey(privateKey), privateKey)
+  return {
+    key: privateKey.export({ format: 'pem', type: 'pkcs8' }) as string,
+    cert,
+    der: new X509Certificate(cert).raw,
+  }
+}
+
+/** A certificate, PEM, that says `127.0.0.1` of a key of any kind; an issuer on P-256 or with RSA signs it. */
+export function certify(publicKey: KeyObject, issuer: KeyObject = freshKey('ec')): string {
   // ecdsa-with-SHA256 or sha256WithRSAEncryption; id-at-commonName.
-  const algorithm = der(0x30, Buffer.from(type === 'ec' ? '06082a8648ce3d040302' : '06092a864886f70d01010b0500', 'hex'))
+  const algorithmId = issuer.asymmetricKeyType === 'ec' ? '06082a8648ce3d040302' : '06092a864886f70d01010b0500'
+  const algorithm = der(0x30, Buffer.from(algorithmId, 'hex'))
   const commonName = der(0x30, Buffer.from('0603550403', 'hex'), der(0x0c, Buffer.from('127.0.0.1')))
   const name = der(0x30, der(0x31, commonName))
   const validity = der(0x30, der(0x17, Buffer.from('200101000000Z')), der(0x17, Buffer.from('491231235959Z')))
-  const subjectKey = createPublicKey(privateKey).export({ format: 'der', type: 'spki' })
+  const subjectKey = publicKey.export({ format: 'der', type: 'spki' })
   const body = der(0x30, der(0x02, Buffer.from([1])), algorithm, name, validity, name, subjectKey)
-  const signature = der(0x03, Buffer.from([0]), sign('sha256', body, privateKey))
+  const signature = der(0x03, Buffer.from([0]), sign('sha256', body, issuer))
   const certificate = der(0x30, body, algorithm, signature)
-  return {
-    key: privateKey.export({ format: 'pem', type: 'pkcs8' }) as string,
-    cert: `-----BEGIN CERTIFICATE-----\n${certificate.toString('base64').replace(/.{64}/g, '$&\n')}\n-----END CERTIFICATE-----\n`,
-    der: certificate,
-  }
+  // A blank line, which a length of whole lines would leave at the end, is no PEM.
+  const lines = certificate.toString('base64').match(/.{1,64}/g) ?? []
+  return ['-----BEGIN CERTIFICATE-----', ...lines, '-----END CERTIFICATE-----', ''].join('\n')
 }
 
 const freshKey = (type: 'ec' | 'rsa'): KeyObject =>
