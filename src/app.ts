@@ -16,6 +16,7 @@ import { createEventsRoute } from './http/routes/events.ts'
 import { registerHealth } from './http/routes/health.ts'
 import { createLoginRoutes } from './http/routes/login.ts'
 import { createLogoutRoutes } from './http/routes/logout.ts'
+import { createProviderLogoutRoutes } from './http/routes/provider-logout.ts'
 import { createSessionsRoutes } from './http/routes/sessions.ts'
 import { createUserRoute } from './http/routes/user.ts'
 import { createReadSession } from './http/session.ts'
@@ -76,6 +77,10 @@ export async function buildApp(options: AppOptions): Promise<App> {
     logoutUrl,
     continueUrl: endpoint('logout/continue'),
   })
+  const providerLogoutRoutes = createProviderLogoutRoutes({
+    providerLogout: parts.providerLogout,
+    providerOrigin: new URL(config.oidcIssuer).origin,
+  })
   const user = createUserRoute({ logoutUrl: session => `${logoutUrl}?token=${session.logoutToken}` })
   const sessionsRoutes = createSessionsRoutes({ sessions })
   const streams = createEventStreams({
@@ -100,6 +105,8 @@ export async function buildApp(options: AppOptions): Promise<App> {
     { method: 'DELETE', path: endpoint('sessions'),         csrf: 'header',         session: 'required', slides: true,           forPeople: false, handler: sessionsRoutes.endOthers },
     { method: 'DELETE', path: endpoint('sessions/:id'),     csrf: 'header',         session: 'required', slides: true,           forPeople: false, handler: sessionsRoutes.endOne },
     { method: 'GET',    path: endpoint('events'),           csrf: 'fetch-metadata', session: 'required', slides: false,          forPeople: false, handler: createEventsRoute({ streams }) },
+    { method: 'POST',   path: endpoint('backchannel'),      csrf: 'none',           session: 'none',     slides: false,          forPeople: false, handler: providerLogoutRoutes.backchannel, body: 'form' },
+    { method: 'GET',    path: endpoint('frontchannel'),     csrf: 'none',           session: 'none',     slides: false,          forPeople: true,  handler: providerLogoutRoutes.frontchannel },
   ]
 
   await publicServer.register(cookie, { hook: false })

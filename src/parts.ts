@@ -13,6 +13,7 @@ import { createEndSession, createNoteEnded } from './flows/end-session.ts'
 import { createExpiry } from './flows/expiry.ts'
 import { createLoginFlow } from './flows/login.ts'
 import { createLogoutFlow } from './flows/logout.ts'
+import { createProviderLogout } from './flows/provider-logout.ts'
 import { createRefreshing } from './flows/refresh.ts'
 import { createRenew } from './flows/renew.ts'
 import { createRevoker, createRevokeToken } from './flows/revocation.ts'
@@ -66,6 +67,15 @@ export function createParts(options: PartsOptions) {
   const loginDeps = { store, provider, endSession, revokeToken, enforceLimit, audit, clock, random, returnUrlRules }
   const login = createLoginFlow(loginDeps)
   const logout = createLogoutFlow({ store, provider, endSession, postLogoutPath: config.postLogoutPath })
+  const providerLogout = createProviderLogout({
+    store,
+    provider,
+    sessions,
+    audit,
+    clock,
+    issuer: config.oidcIssuer,
+    frontchannelIssOptional: frontchannelIssOptional(config.oidcIssuer),
+  })
   const breaker = createBreaker({ elapsed, random })
   const revokeSoon = expiry.soon
   const renew = createRenew({
@@ -90,6 +100,7 @@ export function createParts(options: PartsOptions) {
     provider,
     login,
     logout,
+    providerLogout,
     sessions,
     sessionUse,
     accessTokens,
@@ -156,6 +167,11 @@ const entraHosts = /^(.+\.)?(login\.microsoftonline\.(com|us)|login\.partner\.mi
 /** Whom the client's assertions are addressed to at this issuer. */
 export function assertionAudienceAt(issuer: string): AssertionAudience {
   return entraHosts.test(new URL(issuer).hostname) ? 'token_endpoint' : 'issuer'
+}
+
+/** Whether a provider's front-channel logout sends `sid` alone, and not with `iss` as the standard says. */
+export function frontchannelIssOptional(issuer: string): boolean {
+  return entraHosts.test(new URL(issuer).hostname)
 }
 
 /** All scopes, each once. */

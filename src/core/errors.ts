@@ -89,6 +89,8 @@ const endSentences: Record<EndReason, string> = {
   too_many: 'The session was ended: there were too many others.',
   replaced: 'The session was ended by a new sign-in.',
   admin: 'The session was ended by an administrator.',
+  backchannel_logout: 'The session was ended by the identity provider.',
+  frontchannel_logout: 'The session was ended by signing out at the identity provider.',
 }
 
 /** Redis gave no definite answer. The session is kept and a retry makes sense. */
@@ -139,5 +141,23 @@ export class LoginRejected extends GatewayError {
   constructor(reason: LoginRejection, details: ErrorDetails = {}) {
     super('bad_request', 'The sign-in was not completed.', details)
     this.reason = reason
+  }
+}
+
+/** A logout token that ends nothing, now or later. The answer does not say what is wrong with it. */
+export class LogoutTokenRefused extends GatewayError {
+  constructor(detail: string) {
+    super('bad_request', 'The logout token is not accepted.', { detail })
+  }
+}
+
+/**
+ * A logout that the provider asked for and that may not have happened; the same request may succeed later. A 400 all the
+ * same: it is the one status with which a client tells its provider so (OpenID Connect Back-Channel Logout 1.0 §2.8).
+ */
+export class LogoutFailed extends GatewayError {
+  constructor(cause: GatewayError) {
+    const { detail = cause.code, retryAfter = 5 } = cause
+    super('bad_request', 'The logout could not be completed. Try again shortly.', { detail, retryAfter, cause })
   }
 }

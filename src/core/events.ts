@@ -23,8 +23,14 @@ export type AuditEvent =
   | { event: 'client_accepted' }
   | { event: 'client_credential_changed'; from: string; to: string }
   | { event: 'csrf_refused'; route: string; detail: string }
+  | { event: 'provider_logout'; channel: LogoutChannel; ended: number }
+  | { event: 'provider_logout_failed'; channel: LogoutChannel; detail: string | undefined }
+  | { event: 'logout_token_refused'; detail: string | undefined }
   | { event: 'record_unreadable'; session: string }
   | { event: 'admin_refused' }
+
+/** How a provider says that somebody has signed out there: by itself, or through the user's browser. */
+export type LogoutChannel = 'back' | 'front'
 
 /**
  * What became of a refresh token: revoked at the provider; not revocable there; not yet revoked, to be tried again; or

@@ -62,6 +62,8 @@ export const endReasons = [
   'too_many',
   'replaced',
   'admin',
+  'backchannel_logout',
+  'frontchannel_logout',
 ] as const
 export type EndReason = (typeof endReasons)[number]
 

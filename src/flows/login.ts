@@ -95,9 +95,10 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
   }
 
   const refuseIfEnded = async (session: Session, startedAt: StoreInstant) => {
-    if (!(await store.endedSince(indexesOf(session), startedAt))) return
-    await deps.endSession(session.id, 'admin')
-    throw new LoginRejected('stale', { detail: 'all sessions of this user were ended meanwhile' })
+    const reason = await store.endedSince(indexesOf(session), startedAt)
+    if (reason === null) return
+    await deps.endSession(session.id, reason)
+    throw new LoginRejected('stale', { detail: `the sessions of this user were ended meanwhile: ${reason}` })
   }
 
   const limit = async (session: Session) => {

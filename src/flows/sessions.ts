@@ -1,5 +1,6 @@
 import type { Clock } from '../core/clock.ts'
 import {
+  type EndReason,
   handleIndex,
   providerSessionIndex,
   type Session,
@@ -40,6 +41,8 @@ export interface SessionsFlow {
   enforceLimit(own: Session): Promise<void>
   /** Ends what an administrator selects, logins in flight included; how many there were. */
   endSelected(selector: AdminSelector): Promise<number>
+  /** Ends the sessions of an index that are `meant`, and all its logins in flight; how many sessions there were. */
+  endIndexed(index: string, reason: EndReason, meant?: (session: Session) => boolean): Promise<number>
 }
 
 /** What it needs. */
@@ -60,12 +63,24 @@ export function createSessionsFlow({
 }: SessionsDeps): SessionsFlow {
   const ofUser = (own: Session) => store.findSessions(userIndex(own.identity))
 
-  const endAll = async (sessions: StoredSession[], reason: Parameters<EndSession>[1]) => {
+  const endAll = async (sessions: StoredSession[], reason: EndReason) => {
     const ended = await Promise.all(sessions.map(({ session }) => endSession(session.id, reason)))
     return ended.filter(result => result !== null).length
   }
 
+  const endIndexed: SessionsFlow['endIndexed'] = async (index, reason, meant = () => true) => {
+    // First the mark, then the sessions: a login in flight either is found among these or finds the mark.
+    await store.markIndexEnded(index, reason)
+    const sessions = await store.findSessions(index)
+    return endAll(
+      sessions.filter(({ session }) => meant(session)),
+      reason,
+    )
+  }
+
   return {
+    endIndexed,
+
     async list(own) {
       const now = clock.now()
       return (await ofUser(own)).map(({ session, idleExpiresInMs }) => ({
@@ -93,12 +108,7 @@ export function createSessionsFlow({
       await endAll(sessions.slice(0, Math.max(0, sessions.length - maximumPerUser)), 'too_many')
     },
 
-    async endSelected(selector) {
-      const index = indexOf(selector)
-      // First the mark, then the sessions: a login in flight either is found among these or finds the mark.
-      await store.markIndexEnded(index)
-      return endAll(await store.findSessions(index), 'admin')
-    },
+    endSelected: selector => endIndexed(indexOf(selector), 'admin'),
   }
 }
 

@@ -3,6 +3,7 @@ import { CsrfRefused, GatewayError } from '../core/errors.ts'
 import type { Audit } from '../core/events.ts'
 import type { Lookup } from '../store/store.ts'
 import type { Csrf, CsrfRule } from './csrf.ts'
+import { acceptForms } from './form.ts'
 import { markOwn } from './problem.ts'
 import { queryOf } from './query.ts'
 import { liveSession, type ReadSession } from './session.ts'
@@ -38,6 +39,8 @@ export interface GuardedRoute extends Guard {
   path: string
   /** Whether people navigate here: only then may it redirect, and its errors are pages. */
   forPeople: boolean
+  /** The body that it reads; none without it. */
+  body?: 'form'
   handler: (request: FastifyRequest, reply: FastifyReply) => unknown
 }
 
@@ -76,11 +79,11 @@ const methods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as 
 export function registerGuarded(app: FastifyInstance, rows: readonly GuardedRoute[], deps: GuardDeps): void {
   const check = createGuard(deps)
   app.decorateRequest('found', null)
-  // No endpoint here takes a body, so none is read, whatever its type.
+  // What takes no body reads none, whatever its type.
   app.removeAllContentTypeParsers()
   app.addContentTypeParser('*', (_request, _payload, done) => done(null))
-  for (const row of rows) {
-    app.route({
+  const register = (scope: FastifyInstance, row: GuardedRoute) => {
+    scope.route({
       method: row.method,
       url: row.path,
       exposeHeadRoute: false,
@@ -92,6 +95,11 @@ export function registerGuarded(app: FastifyInstance, rows: readonly GuardedRout
       handler: row.handler,
     })
   }
+  for (const row of rows.filter(({ body }) => body === undefined)) register(app, row)
+  app.register(async scope => {
+    acceptForms(scope)
+    for (const row of rows.filter(({ body }) => body === 'form')) register(scope, row)
+  })
   for (const path of new Set(rows.map(row => row.path))) {
     const allowed = rows.filter(row => row.path === path).map(row => row.method)
     app.route({

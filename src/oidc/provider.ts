@@ -10,6 +10,7 @@ import type { AssertionAudience } from './client-credentials.ts'
 import { loginFault, revocationFault } from './faults.ts'
 import type { ProviderFetch } from './fetch.ts'
 import { type IdTokenClaims, verifyIdToken } from './id-token.ts'
+import { type LogoutToken, verifyLogoutToken } from './logout-token.ts'
 import { createMetadata, type Metadata } from './metadata.ts'
 import { type Audience, type Refresh, refresh } from './refresh.ts'
 import { createSigningKeys } from './signing-keys.ts'
@@ -93,6 +94,13 @@ export interface Provider {
   renewedClaims(claims: Claims, idToken: IdTokenClaims): Claims
   /** Revokes a refresh token (RFC 7009); never throws. */
   revoke(token: string): Promise<Revocation>
+  /**
+   * Verifies a token of the provider's back-channel logout. Using it once is up to the caller.
+   *
+   * @throws {LogoutTokenRefused} when it breaks a rule
+   * @throws {ProviderUnavailable} when the keys cannot be had
+   */
+  verifyLogoutToken(token: string): Promise<LogoutToken>
   /** Where the browser ends the provider's own session (RP-Initiated Logout 1.0 §2), or null where there is no such place. */
   logoutUrl(): Promise<string | null>
   /** @throws {ProviderUnavailable} when logins cannot succeed for now, also because the client is refused */
@@ -218,6 +226,8 @@ export function createProvider(options: ProviderOptions): Provider {
         return revocationFault(error)
       }
     },
+
+    verifyLogoutToken: token => verifyLogoutToken(token, rules),
 
     async logoutUrl() {
       const server = await metadata.get()

@@ -4,7 +4,8 @@ import { GatewayError, LoginRejected, ProviderUnavailable } from '../core/errors
 import type { Identity } from '../core/session.ts'
 import type { TokenResponse } from '../core/token-set.ts'
 import type { ProviderFetch } from './fetch.ts'
-import { type IdTokenClaims, type IdTokenRules, verifyIdToken } from './id-token.ts'
+import { type IdTokenClaims, verifyIdToken } from './id-token.ts'
+import type { TokenRules } from './jwt.ts'
 import { classifyRefusal, type Refusal } from './refusals.ts'
 import { readTokenResponse } from './token-response.ts'
 
@@ -31,7 +32,7 @@ export interface RefreshContext {
   configure: (fetch: ProviderFetch) => client.Configuration
   fetch: ProviderFetch
   tokenEndpoint: string
-  rules: IdTokenRules
+  rules: TokenRules
 }
 
 /**
@@ -79,7 +80,7 @@ export async function refresh(
 
 /** An ID token on refresh must speak of the same user and login (OpenID Connect Core §12.2). */
 async function verifyIdentity(
-  rules: IdTokenRules,
+  rules: TokenRules,
   idToken: unknown,
   tokens: TokenResponse,
   identity: Identity,

@@ -41,9 +41,10 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
   const sessions = new Map<string, SessionEntry>()
   const transactions = createOnceMap<Transaction>(clock)
   const logouts = createOnceMap<string>(clock)
+  const spentTokens = createOnceMap<true>(clock)
   const tombstones = createOnceMap<EndReason>(clock)
   const indexes = new Map<string, Set<string>>()
-  const endedIndexes = new Map<string, number>()
+  const endedIndexes = new Map<string, { at: number; reason: EndReason }>()
   const listeners: ((event: SessionEvent) => void)[] = []
   const outbox = createMemoryOutbox(clock)
 
@@ -200,11 +201,12 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
       const entries = [...(indexes.get(index) ?? [])].map(id => sessions.get(id))
       return entries.flatMap(entry => (entry === undefined || overdue(entry) !== null ? [] : [live(entry, undefined)]))
     },
-    async markIndexEnded(index) {
-      endedIndexes.set(index, clock.now())
+    async markIndexEnded(index, reason) {
+      endedIndexes.set(index, { at: clock.now(), reason })
     },
     async endedSince(names, instant) {
-      return names.some(name => (endedIndexes.get(name) ?? Number.NEGATIVE_INFINITY) >= instant)
+      const marks = names.flatMap(name => endedIndexes.get(name) ?? [])
+      return marks.find(({ at }) => at >= instant)?.reason ?? null
     },
 
     onSessionEvent(listener) {
@@ -216,6 +218,15 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
     },
     async takeLogout(id) {
       return logouts.take(id)
+    },
+
+    async isLogoutTokenSpent(id) {
+      return spentTokens.get(id) !== null
+    },
+    async spendLogoutToken(id, lifetimeMs) {
+      if (spentTokens.get(id) !== null) return false
+      spentTokens.put(id, true, clock.now() + lifetimeMs)
+      return true
     },
 
     async ping() {},

@@ -58,6 +58,13 @@ export function createRedisStore(options: RedisStoreOptions): Store {
     putLogout: (id, address) => putOnce('logout', id, address, logoutLifetime),
     takeLogout: async id => (await takeOnce('logout', id))?.text ?? null,
 
+    async isLogoutTokenSpent(id) {
+      return (await answered<number>(client.exists(keys.once('logout-token', id)))) > 0
+    },
+    async spendLogoutToken(id, lifetimeMs) {
+      return (await answered(client.set(keys.once('logout-token', id), '', 'PX', lifetimeMs, 'NX'))) === 'OK'
+    },
+
     onSessionEvent(listener) {
       // At each new link, and not by ioredis: it forgets a subscription whose confirmation was cut off.
       const subscribe = () => void subscriber.subscribe(keys.channel).catch(() => {})

@@ -186,10 +186,10 @@ export interface IndexStore {
   removeFromIndexes(id: string, indexes: readonly string[]): Promise<void>
   /** The live sessions of an index, oldest first. Looking at them does not touch them. */
   findSessions(index: string): Promise<StoredSession[]>
-  /** Notes that all sessions of an index ended now, for logins still in flight. */
-  markIndexEnded(index: string): Promise<void>
-  /** Whether any of these indexes was ended after an instant. */
-  endedSince(indexes: readonly string[], instant: StoreInstant): Promise<boolean>
+  /** Notes that all sessions of an index ended now, and why, for logins still in flight. */
+  markIndexEnded(index: string, reason: EndReason): Promise<void>
+  /** Why any of these indexes was ended after an instant; null when none was. */
+  endedSince(indexes: readonly string[], instant: StoreInstant): Promise<EndReason | null>
 }
 
 /** Word of what happens to sessions on other replicas. It makes things faster; nothing relies on it. */
@@ -207,6 +207,17 @@ export interface LogoutStore {
   putLogout(id: string, address: string): Promise<void>
   /** Takes an address out; exactly one caller gets it. */
   takeLogout(id: string): Promise<string | null>
+}
+
+/**
+ * Logout tokens that have done their work.
+ *
+ * @throws {StoreUnavailable} from every method, when the store gives no definite answer
+ */
+export interface LogoutTokenStore {
+  isLogoutTokenSpent(id: string): Promise<boolean>
+  /** Remembers a token for so long; false when it was remembered already. */
+  spendLogoutToken(id: string, lifetimeMs: number): Promise<boolean>
 }
 
 /** How long {@link LogoutStore} keeps an address, in seconds. */
@@ -239,7 +250,8 @@ export interface Store
     OutboxStore,
     IndexStore,
     SessionEvents,
-    LogoutStore {
+    LogoutStore,
+    LogoutTokenStore {
   /** @throws {StoreUnavailable} when the store cannot serve */
   ping(): Promise<void>
   close(): Promise<void>

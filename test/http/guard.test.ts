@@ -4,7 +4,7 @@ import { sessionIdOf } from '../../src/core/session.ts'
 import type { BrowserResponse, TestBrowser } from '../support/browser.ts'
 import { sessionCookie, startStage } from '../support/stage.ts'
 
-type Rule = 'navigation' | 'header' | 'fetch-metadata' | 'token'
+type Rule = 'navigation' | 'header' | 'fetch-metadata' | 'token' | 'none'
 
 /** What is promised of one endpoint. */
 interface Row {
@@ -32,6 +32,8 @@ const table: Row[] = [
   { method: 'DELETE', path: '/sessions/:id',    rule: 'header',         without: 401, having: 404, people: false },
   { method: 'POST',   path: '/activity',        rule: 'header',         without: 401, having: 204, people: false },
   { method: 'GET',    path: '/events',          rule: 'fetch-metadata', without: 401, having: 200, people: false },
+  { method: 'POST',   path: '/backchannel',     rule: 'none',           without: 415, having: 415, people: false },
+  { method: 'GET',    path: '/frontchannel',    rule: 'none',           without: 200, having: 200, people: true },
 ]
 
 const methods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']
@@ -87,6 +89,14 @@ const kept: Record<Rule, Headers[]> = {
     ],
   ],
   token: [[], [['Sec-Fetch-Site', 'cross-site']]],
+  none: [
+    [],
+    [
+      ['Sec-Fetch-Mode', 'navigate'],
+      ['Sec-Fetch-Dest', 'iframe'],
+      ['Sec-Fetch-Site', 'cross-site'],
+    ],
+  ],
 }
 
 const { host, port } = new URL(origin)
@@ -182,6 +192,7 @@ const broken: Record<Rule, Headers[]> = {
     [['Purpose', 'prefetch']],
   ],
   token: [],
+  none: [],
 }
 
 interface Sent {

@@ -9,6 +9,7 @@ import { claims } from '../support/forgeries.ts'
 import { startGateway } from '../support/gateway.ts'
 import { login } from '../support/login.ts'
 import { startProvider, type TestProvider } from '../support/provider.ts'
+import { lastIdToken, sendLogoutToken } from '../support/provider-logout.ts'
 import { startRedis } from '../support/redis.ts'
 import { type Replica, startReplicas } from '../support/replicas.ts'
 import { bindingPrefix, eventually, type Stage, sessionCookie, startStage } from '../support/stage.ts'
@@ -645,6 +646,14 @@ test('for a day an ended session is told from one that never was, with the reaso
     too_many: async (_browser, user) => [await loggedInLater(still, user), await loggedInLater(still, user)],
     replaced: (browser, user) => login(browser, still.gateway.url, still.provider, { user }),
     admin: (_browser, user) => admin(still.gateway, { sub: user }),
+    backchannel_logout: (browser, user) => {
+      still.clock.advance(2000)
+      return sendLogoutToken(browser, still.provider.logoutToken({ sub: user }))
+    },
+    frontchannel_logout: browser => {
+      const { iss, sid } = lastIdToken(still.provider)
+      return browser.get(`/bff/frontchannel?${new URLSearchParams({ iss: String(iss), sid: String(sid) })}`)
+    },
   }
   t.same(Object.keys(endings).sort(), [...endReasons].sort(), 'every reason there is')
   const sentences = new Set<unknown>()

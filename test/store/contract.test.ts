@@ -285,14 +285,28 @@ for (const [name, open] of Object.entries({ memory, redis })) {
       return (await store.takeTransaction(id))?.takenAt ?? 0
     }
     const before = await started()
-    t.equal(await store.endedSince(['user-a', 'handle-x'], before), false)
+    t.equal(await store.endedSince(['user-a', 'handle-x'], before), null)
     await pass(5)
-    await store.markIndexEnded('user-a')
+    await store.markIndexEnded('user-a', 'admin')
     await pass(5)
     const after = await started()
-    t.equal(await store.endedSince(['user-a', 'handle-x'], before), true)
-    t.equal(await store.endedSince(['user-a', 'handle-x'], after), false)
-    t.equal(await store.endedSince(['user-b'], before), false)
+    t.equal(await store.endedSince(['handle-x', 'user-a'], before), 'admin')
+    t.equal(await store.endedSince(['user-a', 'handle-x'], after), null)
+    t.equal(await store.endedSince(['user-b'], before), null)
+    await store.markIndexEnded('user-a', 'backchannel_logout')
+    t.equal(await store.endedSince(['user-a'], before), 'backchannel_logout', 'the last time counts')
+  })
+
+  test(`${name}: a logout token is spent by one of many, and forgotten when it would be refused anyway`, async t => {
+    const { store, pass } = await open(t, minute)
+    t.equal(await store.isLogoutTokenSpent('token'), false)
+    const spent = await Promise.all(Array.from({ length: 50 }, () => store.spendLogoutToken('token', 300)))
+    t.equal(spent.filter(Boolean).length, 1)
+    t.equal(await store.isLogoutTokenSpent('token'), true)
+    t.equal(await store.isLogoutTokenSpent('another'), false)
+    t.equal(await store.spendLogoutToken('another', 300), true)
+    await pass(310)
+    t.equal(await store.isLogoutTokenSpent('token'), false)
   })
 
   test(`${name}: ends and extensions are told to whoever listens`, async t => {
@@ -488,7 +502,8 @@ test('redis: every key has a time to live, and all keys of a session share a slo
   const kept = await create(store)
   const ended = await create(store)
   await store.addToIndexes(kept.id, ['user-a'])
-  await store.markIndexEnded('user-a')
+  await store.markIndexEnded('user-a', 'admin')
+  await store.spendLogoutToken('id', 1000)
   await store.endSession(ended.id, 'logout')
   const { id, transaction } = newTransaction()
   await store.putTransaction(id, transaction)
@@ -503,6 +518,7 @@ test('redis: every key has a time to live, and all keys of a session share a slo
         'test:{b}:session',
         'test:{user-a}:ended',
         'test:{user-a}:members',
+        'test:logout-token:id',
         'test:logout:id',
         'test:transaction',
       ]),

@@ -10,6 +10,8 @@ const byReason = {
   too_many: ['One session too many.', 'You signed in elsewhere, and this was the oldest of more than are allowed.'],
   replaced: ['A newer sign-in took over.', 'This session ended when you signed in again in this browser.'],
   admin: ['Ended by an administrator.', 'Somebody in charge ended this session. Sign in to begin a new one.'],
+  backchannel_logout: ['Ended by the identity provider.', 'You signed out there, and it told the gateway.'],
+  frontchannel_logout: ['You signed out at the identity provider.', 'Its logout page told the gateway.'],
 }
 
 const byCode = {

@@ -1,4 +1,4 @@
-import type { StoredSession } from '../../core/session.ts'
+import type { EndReason, StoredSession } from '../../core/session.ts'
 import type { IndexStore, Lifetimes } from '../store.ts'
 import { answered } from './answered.ts'
 import type { RedisClient } from './client.ts'
@@ -36,15 +36,16 @@ export function createRedisIndexes(options: {
       return sessions.filter(stored => stored !== null)
     },
 
-    async markIndexEnded(index) {
-      await answered(client.markIndexEnded(keys.indexEnded(index), endedMarkMs))
+    async markIndexEnded(index, reason) {
+      await answered(client.markIndexEnded(keys.indexEnded(index), endedMarkMs, reason))
     },
 
     async endedSince(indexes, instant) {
       const marks = await answered<(string | null)[]>(
         Promise.all(indexes.map(index => client.get(keys.indexEnded(index)))),
       )
-      return marks.some(mark => mark !== null && Number(mark) >= instant)
+      const [, reason] = marks.map(mark => mark?.split(' ') ?? []).find(([at]) => Number(at) >= instant) ?? []
+      return (reason as EndReason | undefined) ?? null
     },
   }
 }

@@ -253,9 +253,10 @@ redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[2]))
 redis.call('PEXPIRE', KEYS[1], ARGV[2])`,
 
-    /** KEYS: mark of an index · ARGV: lifetime ms. */
+    /** KEYS: mark of an index · ARGV: lifetime ms, reason. */
     markIndexEnded: `
 local time = redis.call('TIME')
-redis.call('SET', KEYS[1], time[1] * 1000 + math.floor(time[2] / 1000), 'PX', ARGV[1])`,
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('SET', KEYS[1], now .. ' ' .. ARGV[2], 'PX', ARGV[1])`,
   }
 }

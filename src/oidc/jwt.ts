@@ -1,0 +1,73 @@
+import { errors, type JWTVerifyResult, jwtVerify } from 'jose'
+import type { Clock } from '../core/clock.ts'
+import type { SigningKeys } from './signing-keys.ts'
+
+/** What a token that the provider signs for this client must fit. */
+export interface TokenRules {
+  issuer: string
+  clientId: string
+  algorithms: readonly string[]
+  keys: SigningKeys
+  clock: Clock
+}
+
+/** What a kind of token demands beyond that. */
+export interface TokenKind {
+  required: readonly string[]
+  /** Of `iat`, in seconds. */
+  maximumAge: number
+  /** The explicit type that the header must state (RFC 8725 §3.11), with or without `application/`, in any case. */
+  type?: string
+  /** Makes the error of a refusal from what is wrong. */
+  invalid: (what: string) => Error
+}
+
+/** Tolerated difference between the provider's clock and ours, in seconds. */
+export const leeway = 30
+/** 9999-12-31: a time beyond it is no time. */
+const endOfTime = 253_402_300_799
+
+/**
+ * Verifies what all tokens have in common: the signature always, algorithms by configuration alone, the exact issuer, this
+ * client as the only audience, times within bounds.
+ *
+ * @throws {Error} the kind's own, when a rule is broken
+ * @throws {ProviderUnavailable} when the keys cannot be had
+ */
+export async function verifyJwt(token: string, rules: TokenRules, kind: TokenKind): Promise<JWTVerifyResult> {
+  const verified = await verifySigned(token, rules, kind)
+  const { aud, exp = Number.POSITIVE_INFINITY } = verified.payload
+  if (![aud].flat().every(audience => audience === rules.clientId)) throw kind.invalid('aud')
+  if (exp > endOfTime) throw kind.invalid('exp')
+  return verified
+}
+
+/** A user as a provider may name one. */
+export function isSubject(sub: unknown): sub is string {
+  return typeof sub === 'string' && sub !== '' && sub.length <= 255
+}
+
+async function verifySigned(token: string, rules: TokenRules, kind: TokenKind): Promise<JWTVerifyResult> {
+  const { invalid } = kind
+  // The decoders below overlook padding and blanks, which makes many tokens of one (RFC 7515 §2).
+  if (!/^[\w-]+\.[\w-]+\.[\w-]+$/.test(token)) throw invalid('form')
+  try {
+    return await jwtVerify(token, rules.keys.find, {
+      algorithms: [...rules.algorithms],
+      issuer: rules.issuer,
+      audience: rules.clientId,
+      requiredClaims: [...kind.required],
+      maxTokenAge: kind.maximumAge,
+      clockTolerance: leeway,
+      currentDate: new Date(rules.clock.now()),
+      ...(kind.type !== undefined && { typ: kind.type }),
+    })
+  } catch (error) {
+    if (error instanceof errors.JWTClaimValidationFailed || error instanceof errors.JWTExpired)
+      throw invalid(error.claim)
+    if (error instanceof errors.JOSEError) throw invalid(error.code)
+    // A header that makes the runtime's key import or verification throw is as invalid as one that jose refuses.
+    if (error instanceof TypeError || error instanceof DOMException) throw invalid('signature')
+    throw error
+  }
+}
