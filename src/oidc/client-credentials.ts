@@ -4,6 +4,7 @@ import * as client from 'openid-client'
 import { type ClientAuthentication, isCompactJwt, type SecretSource } from '../core/client-authentication.ts'
 import { type ClientKey, readClientKey } from '../core/client-key.ts'
 import type { Clock } from '../core/clock.ts'
+import { clientSecretBasic } from './client-secret-basic.ts'
 import { createWatchedFiles, type Warn, type Watched } from './watched-files.ts'
 
 /** Whom an assertion of our own is addressed to: the issuer (RFC 7523bis) or, at some providers, the token endpoint. */
@@ -25,7 +26,7 @@ export interface CredentialDeps {
 export function createCredentials(given: ClientAuthentication, deps: CredentialDeps): readonly Credential[] {
   if (given.method === 'private_key_jwt') return [keyCredential(given, deps)]
   if (given.method === 'federated_assertion') return [federatedCredential(given.file, deps)]
-  const put = given.method === 'client_secret_basic' ? client.ClientSecretBasic : client.ClientSecretPost
+  const put = given.method === 'client_secret_basic' ? clientSecretBasic : client.ClientSecretPost
   return given.secrets.map((source, index) => ({
     name: index === 0 ? 'OIDC_CLIENT_SECRET' : `OIDC_CLIENT_SECRET_${index + 1}`,
     ...secretCredential(source, put, deps),
@@ -34,7 +35,7 @@ export function createCredentials(given: ClientAuthentication, deps: CredentialD
 
 function secretCredential(
   source: SecretSource,
-  put: typeof client.ClientSecretPost,
+  put: (secret: string) => client.ClientAuth,
   deps: CredentialDeps,
 ): Watched<client.ClientAuth> {
   if ('file' in source)

@@ -33,6 +33,7 @@ export function createRemoteDocument<T>(options: {
   let underWay: Promise<T> | undefined
   let failures = 0
   let retryAt = 0
+  let lastFault: string | undefined
   let refreshedAt = Number.NEGATIVE_INFINITY
 
   const fetchNow = () => {
@@ -45,6 +46,7 @@ export function createRemoteDocument<T>(options: {
       .catch(error => {
         retryAt = clock.now() + Math.min(firstBackoffMs * 2 ** failures, longestBackoffMs)
         failures += 1
+        lastFault = error instanceof ProviderUnavailable ? error.detail : undefined
         throw error
       })
       .finally(() => {
@@ -62,7 +64,9 @@ export function createRemoteDocument<T>(options: {
     if (underWay === undefined && failures > 0 && clock.now() < retryAt) {
       if (fallback !== undefined) return fallback.value
       const waitMs = retryAt - clock.now()
-      throw new ProviderUnavailable({ detail: 'waiting to try again', retryAfter: Math.ceil(waitMs / 1000) })
+      // Whoever met the fault itself may have been a probe, which logs nothing.
+      const detail = lastFault === undefined ? 'waiting to try again' : `waiting to try again: ${lastFault}`
+      throw new ProviderUnavailable({ detail, retryAfter: Math.ceil(waitMs / 1000) })
     }
     try {
       return await fetchNow()

@@ -123,7 +123,7 @@ test('a secret is sent as it is configured, and a challenge does not hide the re
     method: 'client_secret_basic',
     secrets: [{ value: 'old' }, { value: awkward }],
   }
-  const expected = `Basic ${btoa(`the%2Dclient:${'a%7Eb%2Ec%3Ad+%2B%25%C3%A4'}`)}`
+  const expected = `Basic ${btoa('the-client:a%7Eb.c%3Ad+%2B%25%C3%A4')}`
   const { sent, refresh, refused } = setUp(authentication, ({ authorization }) =>
     authorization === expected ? { status: 200, body: tokens } : challenge,
   )

@@ -10,6 +10,8 @@ export interface GatewayOptions {
   upstreams?: Record<string, string>
   /** Further environment. */
   env?: Record<string, string>
+  /** A port that a provider knows already; a free one when absent. */
+  port?: number
   clock?: AppOptions['clock']
   providerLimits?: AppOptions['providerLimits']
 }
@@ -30,7 +32,7 @@ export interface TestGateway {
 
 /** Starts a gateway on a port of its own, configured through the environment as users do. */
 export async function startGateway(options: GatewayOptions): Promise<TestGateway> {
-  const [port, adminPort] = await Promise.all([freePort(), freePort()])
+  const [port, adminPort] = await Promise.all([options.port ?? freePort(), freePort()])
   const url = `http://localhost:${port}`
   const upstreams = Object.entries(options.upstreams ?? {}).flatMap(([path, target], index) => [
     [`UPSTREAM_U${index}_PATH`, path],

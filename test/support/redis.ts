@@ -136,7 +136,7 @@ function output(server: ChildProcess, enough: (text: string) => boolean): Promis
 }
 
 /** Kills the server when this process is gone, even by SIGKILL: the guard's input ends then. */
-function guard(server: ChildProcess): void {
+export function guard(server: ChildProcess): void {
   const kill = `cat >/dev/null; kill -9 ${server.pid} 2>/dev/null`
   const watcher = spawn('/bin/sh', ['-c', kill], { stdio: ['pipe', 'ignore', 'ignore'], detached: true })
   watcher.unref()
