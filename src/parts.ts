@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { authenticationOf } from './config/client-auth.ts'
 import type { Config } from './config/load.ts'
+import { authorizeParameters, loginScope, presetFor } from './config/provider.ts'
 import type { Clock, Elapsed } from './core/clock.ts'
 import type { Audit } from './core/events.ts'
 import { hash } from './core/random.ts'
@@ -19,7 +20,6 @@ import { createRenew } from './flows/renew.ts'
 import { createRevoker, createRevokeToken } from './flows/revocation.ts'
 import { createSessionsFlow } from './flows/sessions.ts'
 import { createSessionUse } from './flows/use-session.ts'
-import type { AssertionAudience } from './oidc/client-credentials.ts'
 import { createProviderFetch, type FetchLimits } from './oidc/fetch.ts'
 import { createProvider, type Provider } from './oidc/provider.ts'
 import { createMemoryStore } from './store/memory.ts'
@@ -74,7 +74,7 @@ export function createParts(options: PartsOptions) {
     audit,
     clock,
     issuer: config.oidcIssuer,
-    frontchannelIssOptional: frontchannelIssOptional(config.oidcIssuer),
+    frontchannelIssOptional: presetFor(config).frontchannelIssOptional,
   })
   const breaker = createBreaker({ elapsed, random })
   const revokeSoon = expiry.soon
@@ -145,12 +145,14 @@ function openProvider({ config, clock, audit, log, providerLimits }: PartsOption
     discoveryUrl: config.oidcDiscoveryUrl,
     clientId: config.oidcClientId,
     authentication: authenticationOf(config),
-    assertionAudience: assertionAudienceAt(config.oidcIssuer),
+    preset: presetFor(config),
+    allowedTenants: config.oidcAllowedTenants,
     redirectUri: `${config.publicUrl}${config.bffPath}/callback`,
     postLogoutUri: config.publicUrl + config.postLogoutPath,
-    scope: union([config.oidcScope, ...config.upstreams.map(upstream => upstream.scope ?? '')]),
+    loginScope: loginScope(config),
+    scope: union([loginScope(config), ...config.upstreams.map(upstream => upstream.scope ?? '')]),
     resources: config.upstreams.flatMap(upstream => upstream.resource ?? []),
-    authorizeParameters: config.oidcAuthorizeParams,
+    authorizeParameters: authorizeParameters(config),
     idTokenAlgorithms: config.oidcIdTokenAlgs,
     userInfo: config.oidcUserinfo,
     userClaims: config.userClaims,
@@ -159,19 +161,6 @@ function openProvider({ config, clock, audit, log, providerLimits }: PartsOption
     log,
     clock,
   })
-}
-
-/** Hosts of Microsoft Entra ID, which knows an assertion by the address that it is sent to. */
-const entraHosts = /^(.+\.)?(login\.microsoftonline\.(com|us)|login\.partner\.microsoftonline\.cn|ciamlogin\.com)$/
-
-/** Whom the client's assertions are addressed to at this issuer. */
-export function assertionAudienceAt(issuer: string): AssertionAudience {
-  return entraHosts.test(new URL(issuer).hostname) ? 'token_endpoint' : 'issuer'
-}
-
-/** Whether a provider's front-channel logout sends `sid` alone, and not with `iss` as the standard says. */
-export function frontchannelIssOptional(issuer: string): boolean {
-  return entraHosts.test(new URL(issuer).hostname)
 }
 
 /** All scopes, each once. */

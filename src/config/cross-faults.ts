@@ -1,6 +1,7 @@
 import { isSecureAddress } from '../core/address.ts'
 import { isBelow } from '../core/return-url.ts'
 import type { Config, Fault } from './load.ts'
+import { providerFaults } from './provider.ts'
 
 /** The rules between settings, each with a sentence for the operator. */
 export function crossFaults(config: Config): Fault[] {
@@ -15,6 +16,8 @@ export function crossFaults(config: Config): Fault[] {
     if (config.oidcAuthorizeParams.has(parameter))
       fault('OIDC_AUTHORIZE_PARAMS', `must not set ${parameter}: the gateway does`)
   }
+
+  faults.push(...providerFaults(config))
 
   const paths = new Map<string, string>()
   for (const upstream of config.upstreams) {

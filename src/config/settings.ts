@@ -1,3 +1,4 @@
+import { presetNames } from '../core/presets.ts'
 import * as type from './types.ts'
 
 /** One environment variable: everything else about it (parsing, types, fault texts, README) follows from this. */
@@ -60,7 +61,7 @@ export const settings = {
   }),
   OIDC_ISSUER: setting({
     type: type.issuer,
-    doc: 'issuer identifier of the provider, exactly as its metadata states it',
+    doc: 'issuer identifier of the provider, exactly as its metadata states it, or an Entra ID authority (`https://login.microsoftonline.com/<tenant>/v2.0`)',
     example: 'https://login.example.com',
     required: true,
   }),
@@ -120,11 +121,21 @@ export const settings = {
     doc: 'set by Azure in its pods; taken as `OIDC_CLIENT_ASSERTION_FILE` when no other way to authenticate is set',
     example: '/var/run/secrets/azure/tokens/azure-identity-token',
   }),
+  OIDC_PROVIDER: setting({
+    type: type.choice('auto', ...presetNames),
+    doc: 'what is particular about the provider: `generic`, `entra`, `keycloak`, `auth0`, `okta`, `google`, `cognito`; `auto` goes by the issuer',
+    example: 'keycloak',
+    default: 'auto',
+  }),
+  OIDC_ALLOWED_TENANTS: setting({
+    type: type.tenants,
+    doc: 'Entra ID: tenants whose users may sign in, by GUID, or `*` for all; required where the issuer serves several',
+    example: '8d0f3f4e-1111-2222-3333-444455556666',
+  }),
   OIDC_SCOPE: setting({
     type: type.scope,
-    doc: 'scope of the login',
+    doc: 'scope of the login; by default that of the provider, mostly `openid profile email offline_access`; the authorization request asks for it and all upstream scopes together',
     example: 'openid profile email offline_access',
-    default: 'openid profile email offline_access',
   }),
   OIDC_AUTHORIZE_PARAMS: setting({
     type: type.parameters,

@@ -146,6 +146,15 @@ export const scope = settingType(value => {
   return scopes.includes('openid') ? scopes.join(' ') : wrong('must contain openid')
 })
 
+const tenant = /^(\*|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$/
+
+/** Tenant GUIDs, or `*`. */
+export const tenants = settingType(value => {
+  const entries = splitList(value.toLowerCase())
+  const good = entries.length > 0 && entries.every(entry => tenant.test(entry))
+  return good ? entries : wrong('must be a list of tenant GUIDs, or * for all tenants')
+})
+
 /** A cookie name that browsers hold to `Secure`, `Path=/` and no `Domain` (RFC 6265bis §4.1.3.2). */
 export const cookieName = settingType(value =>
   /^__Host-[\w-]{1,64}$/.test(value)

@@ -8,6 +8,7 @@ export const problems = {
   session_revoked: { status: 401, title: 'The session was ended' },
   step_up_required: { status: 401, title: 'The identity provider asks for another sign-in' },
   forbidden: { status: 403, title: 'Not allowed' },
+  tenant_not_allowed: { status: 403, title: 'Users of this organisation may not sign in here' },
   csrf: { status: 403, title: 'Refused: the request may come from another site' },
   not_found: { status: 404, title: 'Nothing here' },
   method_not_allowed: { status: 405, title: 'The method is not allowed here' },
@@ -132,14 +133,15 @@ export class TokenRefused extends GatewayError {
 }
 
 /** Why a callback opened no session. Each has a sentence of its own on the page that the user sees. */
-export type LoginRejection = 'stale' | 'denied' | 'provider_error' | 'invalid_response'
+export type LoginRejection = 'stale' | 'denied' | 'provider_error' | 'invalid_response' | 'tenant_not_allowed'
 
 /** A callback that must not open a session: its answer is a page, never a retry. */
 export class LoginRejected extends GatewayError {
   readonly reason: LoginRejection
 
   constructor(reason: LoginRejection, details: ErrorDetails = {}) {
-    super('bad_request', 'The sign-in was not completed.', details)
+    const code = reason === 'tenant_not_allowed' ? reason : 'bad_request'
+    super(code, 'The sign-in was not completed.', details)
     this.reason = reason
   }
 }

@@ -13,10 +13,24 @@ export interface Identity {
   providerSessionId: string | undefined
   /** What `/user` may show. */
   claims: Claims
+  /** Which of them came from UserInfo: an ID token that comes with a refresh says nothing of these. */
+  fromUserInfo?: readonly string[]
   /** Of the login; an ID token that comes with a refresh may repeat it, and no other (OpenID Connect Core §12.2). */
   nonce: string
+  /** The issuer as it is configured, where that is another name for it, or for several. */
+  authority?: string
+  /** The user's place in a directory of several tenants (claims `tid` and `oid`). */
+  directory?: Directory
+  /** What to hint at when the user is to be known again (claim `login_hint`); it means nothing to anybody else. */
+  loginHint?: string
   /** When the user was authenticated, in seconds since the epoch, when the provider says; a refresh does not change it. */
   authTime: number | undefined
+}
+
+/** A user by tenant and by name in it, the same for every application (Entra ID). */
+export interface Directory {
+  tenantId: string
+  objectId: string
 }
 
 /** A server-side session; the browser holds only the cookie whose hash is `id`. */
@@ -108,9 +122,11 @@ export function userHandle(identity: Pick<Identity, 'issuer' | 'subject'>): stri
 
 /** The indexes in which a session is found: by its handle, its user, and the provider's own session. */
 export function indexesOf(session: Session): string[] {
-  const { issuer, providerSessionId } = session.identity
+  const { issuer, authority = issuer, directory, providerSessionId } = session.identity
   const indexes = [handleIndex(sessionHandle(session.id)), userIndex(session.identity)]
-  if (providerSessionId !== undefined) indexes.push(providerSessionIndex(issuer, providerSessionId))
+  if (directory !== undefined) indexes.push(directoryIndex(directory))
+  // The provider's front channel does not say which of its issuers it speaks for.
+  if (providerSessionId !== undefined) indexes.push(providerSessionIndex(authority, providerSessionId))
   return indexes
 }
 
@@ -120,6 +136,10 @@ export function handleIndex(handle: string): string {
 
 export function userIndex(identity: Pick<Identity, 'issuer' | 'subject'>): string {
   return `user-${hash(JSON.stringify([identity.issuer, identity.subject]))}`
+}
+
+export function directoryIndex({ tenantId, objectId }: Directory): string {
+  return `directory-${hash(JSON.stringify([tenantId, objectId]))}`
 }
 
 export function providerSessionIndex(issuer: string, providerSessionId: string): string {

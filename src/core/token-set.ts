@@ -5,6 +5,8 @@ export interface TokenResponse {
   expiresIn: number | undefined
   refreshToken: string | undefined
   scope: string | undefined
+  /** Kept where the provider's logout asks for it. */
+  idToken?: string | undefined
 }
 
 /** What upstreams get. Kept apart from the refresh token, so that no API call ever unseals that. */
@@ -21,6 +23,8 @@ export interface AccessToken {
 export interface TokenSet {
   access: AccessToken
   refresh: string | undefined
+  /** To be shown to the provider at logout, where that wants it (RP-Initiated Logout 1.0 §2, `id_token_hint`). */
+  idToken?: string | undefined
 }
 
 /** Used when the provider does not say how long an access token lives, or says 0, in seconds. */

@@ -86,7 +86,8 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
       // Index entries come first and the look for a mark last, so that whoever ends all sessions of a user meets this one.
       await store.addToIndexes(opened.session.id, indexesOf(opened.session))
       const access = accessTokenFrom(login.tokens, clock.now(), deps.random())
-      await store.createSession(opened.session, { access, refresh: login.tokens.refreshToken })
+      const { refreshToken: refresh, idToken } = login.tokens
+      await store.createSession(opened.session, { access, refresh, idToken })
       return opened
     } catch (error) {
       if (revocable !== undefined) deps.revokeToken(revocable, 'login_failed')

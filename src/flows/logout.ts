@@ -34,10 +34,11 @@ export function createLogoutFlow(deps: LogoutDeps): LogoutFlow {
   const { store, provider, endSession, postLogoutPath } = deps
 
   const end = async (sessionId: string) => {
-    await endSession(sessionId, 'logout')
+    const ended = await endSession(sessionId, 'logout')
+    const hint = { idToken: ended?.idToken, loginHint: ended?.session.identity.loginHint }
     // A provider that does not say in time where its logout is does not keep the user here.
     const unknown = sleep(patienceMs, null, { ref: false })
-    return (await Promise.race([provider.logoutUrl().catch(() => null), unknown])) ?? postLogoutPath
+    return (await Promise.race([provider.logoutUrl(hint).catch(() => null), unknown])) ?? postLogoutPath
   }
 
   return {

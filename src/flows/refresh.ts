@@ -63,7 +63,8 @@ export function createRefreshing({ store, renew, clock, elapsed }: RefreshDeps):
       saved = !('again' in renewed)
       return renewed
     } catch (error) {
-      refusal = refusalOf(error)
+      // Without a refresh token the provider was not asked, and the answer changes when the access token is over.
+      if (held.refreshToken !== null) refusal = refusalOf(error)
       throw error
     } finally {
       clearInterval(renewal)

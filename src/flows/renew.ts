@@ -91,7 +91,7 @@ export function createRenew(deps: RenewDeps): Renew {
       clock.now(),
       deps.random(),
     )
-    const claims = result.claims && provider.renewedClaims(session.identity.claims, result.claims)
+    const claims = result.claims && provider.renewedClaims(session.identity, result.claims)
     const renewed = claims === null ? undefined : { ...session, identity: { ...session.identity, claims } }
     const refresh = result.tokens.refreshToken ?? held.refreshToken ?? ''
     const outcome = await save(held, { slot, access, refresh, session: renewed })

@@ -1,5 +1,6 @@
 import type { Clock } from '../core/clock.ts'
 import {
+  directoryIndex,
   type EndReason,
   handleIndex,
   providerSessionIndex,
@@ -23,7 +24,11 @@ export interface SessionView {
 }
 
 /** Which sessions an administrator ends. */
-export type AdminSelector = { session: string } | { iss: string; sid: string } | { iss: string; sub: string }
+export type AdminSelector =
+  | { session: string }
+  | { iss: string; sid: string }
+  | { iss: string; sub: string }
+  | { tid: string; oid: string }
 
 /**
  * Looking at sessions, and ending others than one's own.
@@ -114,6 +119,7 @@ export function createSessionsFlow({
 
 function indexOf(selector: AdminSelector): string {
   if ('session' in selector) return handleIndex(selector.session)
+  if ('tid' in selector) return directoryIndex({ tenantId: selector.tid, objectId: selector.oid })
   if ('sid' in selector) return providerSessionIndex(selector.iss, selector.sid)
   return userIndex({ issuer: selector.iss, subject: selector.sub })
 }

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import type { JWTPayload } from 'jose'
 import { LoginRejected } from '../core/errors.ts'
 import { isSubject, type TokenRules, verifyJwt } from './jwt.ts'
+import { checkTenant } from './tenants.ts'
 
 /** The claims of a verified ID token that the gateway relies on, and whatever else the provider put in. */
 export type IdTokenClaims = JWTPayload & { sub: string }
@@ -12,7 +13,7 @@ const maximumAge = 600
 /**
  * Verifies an ID token as OpenID Connect Core §3.1.3.7 and §3.1.3.8 say, where they leave a choice on the strict side:
  * the signature always, algorithms by configuration alone, this client as the only audience, `at_hash` when present. The
- * nonce is required, but in an ID token that comes with a refresh (§12.2).
+ * nonce is required, but in an ID token that comes with a refresh (§12.2). With tenants, the token's must be right, too.
  *
  * @throws {LoginRejected} when a rule is broken
  * @throws {ProviderUnavailable} when the keys cannot be had
@@ -36,6 +37,8 @@ export async function verifyIdToken(
   if (payload.nonce !== expected.nonce && !noNonce) refuse('nonce')
   if (payload.at_hash !== undefined && payload.at_hash !== halfHash(expected.accessToken, protectedHeader.alg))
     refuse('at_hash')
+  if (rules.tenants !== undefined)
+    checkTenant(payload, await rules.keys.issuersOf(protectedHeader.kid), rules.tenants.allowed)
   return payload as IdTokenClaims
 }
 

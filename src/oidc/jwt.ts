@@ -9,6 +9,8 @@ export interface TokenRules {
   algorithms: readonly string[]
   keys: SigningKeys
   clock: Clock
+  /** Where each tenant is an issuer of its own: those allowed, or all that the issuer's own rule lets pass. */
+  tenants?: { allowed: readonly string[] | undefined } | undefined
 }
 
 /** What a kind of token demands beyond that. */

@@ -15,12 +15,14 @@ const optional = ['userinfo_endpoint', 'revocation_endpoint', 'end_session_endpo
 /** The provider's metadata: asked for again every hour, used for a day when the provider does not answer. */
 export function createMetadata(options: {
   issuer: string
+  /** Whether the issuer that the document states is the one that was meant. */
+  accepts: (stated: unknown) => stated is string
   /** Where the document is, when not under the issuer. */
   url: URL | undefined
   fetch: ProviderFetch
   clock: Clock
 }): RemoteDocument<Metadata> {
-  const { issuer, fetch, clock } = options
+  const { issuer, accepts, fetch, clock } = options
   const url = options.url?.href ?? `${issuer.replace(/\/$/, '')}/.well-known/openid-configuration`
   return createRemoteDocument({
     clock,
@@ -28,7 +30,7 @@ export function createMetadata(options: {
     async load() {
       const response = await fetch(url, { headers: { accept: 'application/json' } })
       if (response.status !== 200) throw unusable(`the metadata document answered ${response.status}`)
-      return check(await parse(response), issuer)
+      return check(await parse(response), issuer, accepts)
     },
   })
 }
@@ -42,11 +44,11 @@ async function parse(response: Response): Promise<unknown> {
   }
 }
 
-function check(document: unknown, issuer: string): Metadata {
+function check(document: unknown, issuer: string, accepts: (stated: unknown) => stated is string): Metadata {
   if (typeof document !== 'object' || document === null) throw unusable('the metadata document is not an object')
   const metadata = document as Record<string, unknown>
   // A lenient comparison would let one provider speak for another (Discovery §4.3).
-  if (metadata.issuer !== issuer) throw unusable('the issuer of the metadata is not OIDC_ISSUER, to the letter')
+  if (!accepts(metadata.issuer)) throw unusable('the issuer of the metadata is not OIDC_ISSUER, to the letter')
   const given = [...required, ...optional.filter(name => metadata[name] !== undefined)]
   const endpoints = given.map(name => {
     const address = metadata[name]
@@ -57,7 +59,7 @@ function check(document: unknown, issuer: string): Metadata {
   // Nothing else of the document is passed on: its types, sizes and promises are the provider's.
   return {
     ...Object.fromEntries(endpoints),
-    issuer,
+    issuer: metadata.issuer,
     token_endpoint_auth_signing_alg_values_supported: stringsOf(
       metadata.token_endpoint_auth_signing_alg_values_supported,
     ),

@@ -1,20 +1,21 @@
 import * as client from 'openid-client'
+import { belongsTo, endpointFor } from '../core/authority.ts'
 import type { ClientAuthentication } from '../core/client-authentication.ts'
 import { type Clock, systemClock } from '../core/clock.ts'
-import { LoginRejected } from '../core/errors.ts'
 import type { Audit } from '../core/events.ts'
+import type { Preset } from '../core/presets.ts'
 import type { Claims, Identity } from '../core/session.ts'
-import type { TokenResponse } from '../core/token-set.ts'
 import { createClientAuth } from './client-auth.ts'
-import type { AssertionAudience } from './client-credentials.ts'
-import { loginFault, revocationFault } from './faults.ts'
+import { type ExpectedLogin, exchangeCode, type Login } from './code-exchange.ts'
+import { revocationFault } from './faults.ts'
 import type { ProviderFetch } from './fetch.ts'
-import { type IdTokenClaims, verifyIdToken } from './id-token.ts'
+import type { IdTokenClaims } from './id-token.ts'
+import { renewedClaims } from './kept-claims.ts'
 import { type LogoutToken, verifyLogoutToken } from './logout-token.ts'
+import { type LogoutHint, logoutUrlOf } from './logout-url.ts'
 import { createMetadata, type Metadata } from './metadata.ts'
 import { type Audience, type Refresh, refresh } from './refresh.ts'
 import { createSigningKeys } from './signing-keys.ts'
-import { readTokenResponse } from './token-response.ts'
 import type { Warn } from './watched-files.ts'
 
 /** How the gateway is registered at the provider, and what it asks for. */
@@ -23,11 +24,15 @@ export interface ProviderOptions {
   discoveryUrl: URL | undefined
   clientId: string
   authentication: ClientAuthentication
-  assertionAudience: AssertionAudience
+  preset: Preset
+  /** Of a provider whose tenants are issuers; `*` for all. */
+  allowedTenants: readonly string[] | undefined
   redirectUri: string
   postLogoutUri: string
   /** Of the login and of all upstreams: a refresh cannot ask for what was never granted (RFC 6749 §6). */
   scope: string
+  /** Of the login alone. */
+  loginScope: string
   /** Resource indicators of the upstreams (RFC 8707). */
   resources: readonly string[]
   authorizeParameters: ReadonlyMap<string, string>
@@ -48,12 +53,6 @@ export interface AuthorizationRequest {
   codeVerifier: string
   prompt: string | undefined
   loginHint: string | undefined
-}
-
-/** What a successful login brings. */
-export interface Login {
-  identity: Identity
-  tokens: TokenResponse
 }
 
 /**
@@ -79,19 +78,15 @@ export interface Provider {
    * @throws {LoginRejected} when the response, a token or UserInfo breaks a rule
    * @throws {ProviderUnavailable} when the provider gives no definite answer
    */
-  exchangeCode(
-    callback: URLSearchParams,
-    expected: { state: string; nonce: string; codeVerifier: string },
-    onRedeemed: (token: string) => void,
-  ): Promise<Login>
+  exchangeCode(callback: URLSearchParams, expected: ExpectedLogin, onRedeemed: (token: string) => void): Promise<Login>
   /**
    * Presents a refresh token for the access token of an upstream.
    *
    * @throws {ProviderUnavailable} when there is no definite answer; `ambiguous` if the token may have been used up
    */
   refresh(refreshToken: string, identity: Identity, audience: Audience): Promise<Refresh>
-  /** The claims of a session after a refresh brought a new ID token; one that nests too deep stays as it was. */
-  renewedClaims(claims: Claims, idToken: IdTokenClaims): Claims
+  /** The claims of a session after a refresh brought a new ID token. */
+  renewedClaims(identity: Identity, idToken: IdTokenClaims): Claims
   /** Revokes a refresh token (RFC 7009); never throws. */
   revoke(token: string): Promise<Revocation>
   /**
@@ -102,21 +97,24 @@ export interface Provider {
    */
   verifyLogoutToken(token: string): Promise<LogoutToken>
   /** Where the browser ends the provider's own session (RP-Initiated Logout 1.0 §2), or null where there is no such place. */
-  logoutUrl(): Promise<string | null>
+  logoutUrl(hint: LogoutHint): Promise<string | null>
   /** @throws {ProviderUnavailable} when logins cannot succeed for now, also because the client is refused */
   ready(): Promise<void>
 }
 
-/** Of lists and objects in a claim. */
-const maximumDepth = 32
-
 /** Connects to a provider. Nothing is fetched before it is needed. */
 export function createProvider(options: ProviderOptions): Provider {
-  const { issuer, clientId, fetch, clock } = options
-  const metadata = createMetadata({ issuer, url: options.discoveryUrl, fetch, clock })
+  const { issuer, clientId, preset, fetch, clock } = options
+  const severalTenants = preset.issuers === 'tenants'
+  const accepts = (stated: unknown): stated is string =>
+    severalTenants ? belongsTo(issuer, stated) : stated === issuer
+  const metadata = createMetadata({ issuer, accepts, url: options.discoveryUrl, fetch, clock })
   const keys = createSigningKeys({ metadata, fetch, clock })
-  const rules = { issuer, clientId, algorithms: options.idTokenAlgorithms, keys, clock }
-  const clientAuth = createClientAuth(options)
+  const tenants = severalTenants ? { allowed: options.allowedTenants } : undefined
+  const rules = { issuer, clientId, algorithms: options.idTokenAlgorithms, keys, clock, tenants }
+  const { assertionAudience } = preset
+  const clientAuth = createClientAuth({ ...options, assertionAudience })
+  const resourceName = preset.resourceParameter
 
   const configure = (server: Metadata, fetchWith: ProviderFetch): client.Configuration => {
     // The provider does not choose which algorithms are good enough.
@@ -133,11 +131,13 @@ export function createProvider(options: ProviderOptions): Provider {
     return configuration
   }
 
-  const userInfoClaims = async (configuration: client.Configuration, idToken: IdTokenClaims, accessToken: string) => {
-    const lacking = options.userClaims.some(name => !Object.hasOwn(idToken, name))
-    const offered = configuration.serverMetadata().userinfo_endpoint !== undefined
-    const asked = options.userInfo === 'always' || (options.userInfo === 'auto' && lacking && offered)
-    return asked ? await client.fetchUserInfo(configuration, accessToken, idToken.sub) : {}
+  /** What names an upstream in a token request; where each token is for one resource, also what names none. */
+  const audienceParameters = ({ scope, resource }: Audience): Record<string, string> => {
+    const scopes = preset.oneResourcePerToken ? scopesOfOneResource(scope, options.loginScope) : scope
+    return {
+      ...(scopes !== undefined && { scope: scopes }),
+      ...(resource !== undefined && resourceName !== null && { [resourceName]: resource }),
+    }
   }
 
   /** Asks for tokens with a code that nobody issued: the answer tells whether the client is accepted, and nothing else. */
@@ -164,57 +164,42 @@ export function createProvider(options: ProviderOptions): Provider {
       if (request.prompt !== undefined) parameters.prompt = request.prompt
       if (request.loginHint !== undefined) parameters.login_hint = request.loginHint
       const query = new URLSearchParams(parameters)
-      for (const resource of options.resources) query.append('resource', resource)
+      for (const resource of options.resources) if (resourceName !== null) query.append(resourceName, resource)
       return client.buildAuthorizationUrl(configure(await metadata.get(), fetch), query).href
     },
 
     async exchangeCode(callback, expected, onRedeemed) {
       const server = await metadata.get()
-      // openid-client validates after the request, and its errors do not carry the tokens that came: take note of them.
-      const noting: ProviderFetch = async (url, init) => {
-        const response = await fetch(url, init)
-        if (url === server.token_endpoint) await noteTokens(response.clone(), onRedeemed)
-        return response
+      const context = {
+        server,
+        configure: (through: ProviderFetch) => configure(server, through),
+        fetch,
+        rules,
+        authority: issuer,
+        redirectUri: options.redirectUri,
+        scope: preset.oneResourcePerToken ? options.loginScope : undefined,
+        userInfo: options.userInfo === 'auto' ? preset.userInfo : options.userInfo,
+        userClaims: options.userClaims,
+        keepIdToken: preset.logout.hint === 'id_token',
       }
-      try {
-        const configuration = configure(server, noting)
-        const url = new URL(`${options.redirectUri}?${callback}`)
-        const wire = await client.authorizationCodeGrant(configuration, url, {
-          expectedState: expected.state,
-          expectedNonce: expected.nonce,
-          pkceCodeVerifier: expected.codeVerifier,
-          idTokenExpected: true,
-        })
-        const read = readTokenResponse(wire)
-        if ('fault' in read) throw new LoginRejected('invalid_response', { detail: read.fault })
-        const { tokens } = read
-        const { accessToken } = tokens
-        const idToken = await verifyIdToken(wire.id_token ?? '', rules, { nonce: expected.nonce, accessToken })
-        const claims = { ...(await userInfoClaims(configuration, idToken, accessToken)), ...idToken }
-        const { kept, tooDeep } = pick(claims, options.userClaims)
-        // Whoever serialises it later may run out of stack.
-        if (tooDeep.length > 0)
-          throw new LoginRejected('invalid_response', {
-            detail: `the claim ${tooDeep[0]} nests deeper than ${maximumDepth} levels`,
-          })
-        return { identity: identityOf(idToken, kept), tokens }
-      } catch (error) {
-        throw loginFault(error)
-      }
+      return exchangeCode(context, callback, expected, onRedeemed)
     },
 
     async refresh(refreshToken, identity, audience) {
-      const server = await metadata.get()
+      const stated = await metadata.get()
+      const tokenEndpoint = endpointFor(identity.issuer, stated.token_endpoint, issuer)
+      const server = { ...stated, token_endpoint: tokenEndpoint }
       const context = {
         configure: (through: ProviderFetch) => configure(server, through),
         fetch,
-        tokenEndpoint: server.token_endpoint,
-        rules,
+        tokenEndpoint,
+        rules: { ...rules, issuer: identity.issuer },
+        parameters: audienceParameters(audience),
       }
-      return refresh(context, refreshToken, identity, audience)
+      return refresh(context, refreshToken, identity)
     },
 
-    renewedClaims: (claims, idToken) => ({ ...claims, ...pick(idToken, options.userClaims).kept }),
+    renewedClaims: (identity, idToken) => renewedClaims(identity, idToken, options.userClaims),
 
     async revoke(token) {
       try {
@@ -229,11 +214,9 @@ export function createProvider(options: ProviderOptions): Provider {
 
     verifyLogoutToken: token => verifyLogoutToken(token, rules),
 
-    async logoutUrl() {
-      const server = await metadata.get()
-      if (server.end_session_endpoint === undefined) return null
-      const parameters = { post_logout_redirect_uri: options.postLogoutUri }
-      return client.buildEndSessionUrl(configure(server, fetch), parameters).href
+    async logoutUrl(hint) {
+      const configuration = configure(await metadata.get(), fetch)
+      return logoutUrlOf(configuration, preset.logout, options.postLogoutUri, hint)
     },
 
     async ready() {
@@ -244,32 +227,12 @@ export function createProvider(options: ProviderOptions): Provider {
   }
 }
 
-async function noteTokens(response: Response, onRedeemed: (token: string) => void): Promise<void> {
-  const body: unknown = await response.json().catch(() => null)
-  const { refresh_token, access_token } = (body ?? {}) as Record<string, unknown>
-  const token = [refresh_token, access_token].find(each => typeof each === 'string' && each !== '')
-  if (token !== undefined) onRedeemed(token as string)
-}
+/** Scopes that belong to no resource (OpenID Connect Core §5.4, §11). */
+const ownScopes = ['openid', 'profile', 'email', 'offline_access']
 
-function identityOf(idToken: IdTokenClaims, claims: Claims): Identity {
-  return {
-    issuer: String(idToken.iss),
-    subject: idToken.sub,
-    providerSessionId: typeof idToken.sid === 'string' ? idToken.sid : undefined,
-    claims,
-    nonce: String(idToken.nonce),
-    authTime: typeof idToken.auth_time === 'number' ? idToken.auth_time : undefined,
-  }
-}
-
-function pick(claims: Claims, names: readonly string[]): { kept: Claims; tooDeep: string[] } {
-  const given = names.filter(name => Object.hasOwn(claims, name))
-  const tooDeep = given.filter(name => !nestsWithin(claims[name], maximumDepth))
-  const kept = given.filter(name => !tooDeep.includes(name)).map(name => [name, claims[name]])
-  return { kept: Object.fromEntries(kept), tooDeep }
-}
-
-function nestsWithin(value: unknown, levels: number): boolean {
-  if (typeof value !== 'object' || value === null) return true
-  return levels > 0 && Object.values(value).every(member => nestsWithin(member, levels - 1))
+/** The login's scopes, or an upstream's with those of the login that bring an ID token and a refresh token. */
+function scopesOfOneResource(scope: string | undefined, loginScope: string): string {
+  if (scope === undefined) return loginScope
+  const own = loginScope.split(' ').filter(name => ownScopes.includes(name))
+  return [...new Set([...scope.split(' '), ...own])].join(' ')
 }

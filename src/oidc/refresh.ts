@@ -7,6 +7,7 @@ import type { ProviderFetch } from './fetch.ts'
 import { type IdTokenClaims, verifyIdToken } from './id-token.ts'
 import type { TokenRules } from './jwt.ts'
 import { classifyRefusal, type Refusal } from './refusals.ts'
+import { type RawAnswer, takeAnswer } from './token-request.ts'
 import { readTokenResponse } from './token-response.ts'
 
 /** Which access token is asked for. */
@@ -32,6 +33,8 @@ export interface RefreshContext {
   configure: (fetch: ProviderFetch) => client.Configuration
   fetch: ProviderFetch
   tokenEndpoint: string
+  /** What names the access token that is asked for. */
+  parameters: Readonly<Record<string, string>>
   rules: TokenRules
 }
 
@@ -41,39 +44,19 @@ export interface RefreshContext {
  *
  * @throws {ProviderUnavailable} when there is no definite answer; `ambiguous` if the token may have been used up
  */
-export async function refresh(
-  context: RefreshContext,
-  refreshToken: string,
-  identity: Identity,
-  { scope, resource }: Audience,
-): Promise<Refresh> {
-  let raw: { status: number; body: unknown } | undefined
-  const taking: ProviderFetch = async (url, init) => {
-    const response = await context.fetch(url, init)
-    if (url !== context.tokenEndpoint) return response
-    const body: unknown = await response
-      .clone()
-      .json()
-      .catch(() => null)
-    raw = { status: response.status, body }
-    if (response.status !== 200 || typeof body !== 'object' || body === null) return response
-    const { id_token: _, ...rest } = body as Record<string, unknown>
-    return Response.json(rest)
-  }
-
-  const parameters: Record<string, string> = { refresh_token: refreshToken }
-  if (scope !== undefined) parameters.scope = scope
-  if (resource !== undefined) parameters.resource = resource
+export async function refresh(context: RefreshContext, refreshToken: string, identity: Identity): Promise<Refresh> {
+  const taken = takeAnswer(context.fetch, context.tokenEndpoint)
+  const parameters = { ...context.parameters, refresh_token: refreshToken }
   let wire: client.TokenEndpointResponse
   try {
-    wire = await client.genericGrantRequest(context.configure(taking), 'refresh_token', parameters)
+    wire = await client.genericGrantRequest(context.configure(taken.fetch), 'refresh_token', parameters)
   } catch (error) {
-    return refusalOf(error, raw)
+    return refusalOf(error, taken.answer())
   }
   const read = readTokenResponse(wire)
-  if ('fault' in read) return unusable(raw?.body, read.fault)
+  if ('fault' in read) return unusable(taken.answer()?.body, read.fault)
   const { tokens } = read
-  const idToken = (raw?.body as { id_token?: unknown } | undefined)?.id_token
+  const idToken = (taken.answer()?.body as { id_token?: unknown } | undefined)?.id_token
   if (idToken === undefined) return { outcome: 'refreshed', tokens, claims: null }
   return verifyIdentity(context.rules, idToken, tokens, identity)
 }
@@ -100,6 +83,8 @@ async function verifyIdentity(
     const expected = { nonce: identity.nonce, nonceOptional: true, accessToken: tokens.accessToken }
     const claims = await verifyIdToken(String(idToken), { ...rules, keys: { ...rules.keys, find } }, expected)
     if (claims.sub !== identity.subject) return impostor('ID token refused: another sub')
+    if (claims.oid !== undefined && identity.directory !== undefined && claims.oid !== identity.directory.objectId)
+      return impostor('ID token refused: another oid')
     if (identity.authTime !== undefined && claims.auth_time !== undefined && claims.auth_time !== identity.authTime)
       return impostor('ID token refused: another auth_time')
     return { outcome: 'refreshed', tokens, claims }
@@ -118,7 +103,7 @@ function unusable(body: unknown, detail: string | undefined): Refresh {
   return { outcome: 'unusable', refreshToken, detail }
 }
 
-function refusalOf(error: unknown, raw: { status: number; body: unknown } | undefined): Refresh {
+function refusalOf(error: unknown, raw: RawAnswer | undefined): Refresh {
   const cause = error instanceof client.ClientError ? error.cause : error
   if (cause instanceof GatewayError) throw cause
   if (raw === undefined) throw new ProviderUnavailable({ detail: 'the token endpoint gave no answer', ambiguous: true })

@@ -9,6 +9,8 @@ import { createRemoteDocument, type RemoteDocument } from './remote-document.ts'
 export interface SigningKeys {
   /** The one key that fits a token's header; for jose. */
   find: JWTVerifyGetKey
+  /** Whom the keys of an id, or all without one, may sign for, where the key set says. */
+  issuersOf(kid: string | undefined): Promise<string[]>
   /** @throws {ProviderUnavailable} when there are no keys to verify with */
   ready(): Promise<void>
 }
@@ -46,6 +48,10 @@ export function createSigningKeys(options: {
         if (!(error instanceof errors.JWKSNoMatchingKey)) throw error
         return await (await keys.refresh())(header, token)
       }
+    },
+    async issuersOf(kid) {
+      const fitting = (await keys.get()).jwks().keys.filter(key => kid === undefined || key.kid === kid)
+      return fitting.flatMap(key => ('issuer' in key && typeof key.issuer === 'string' ? [key.issuer] : []))
     },
     async ready() {
       await keys.get()

@@ -23,6 +23,7 @@ interface SessionEntry {
   session: Session
   access: Map<string, AccessToken>
   refresh: string | undefined
+  idToken: string | undefined
   version: number
   idle: number
   absolute: number
@@ -79,7 +80,7 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
     tombstones.put(id, reason, clock.now() + tombstoneMs)
     if (entry.refresh !== undefined) outbox.add(refreshTokenId(id, entry.version), entry.refresh, reason)
     publish({ type: 'ended', sessionId: id, reason })
-    return { session: entry.session, reason }
+    return { session: entry.session, reason, idToken: entry.idToken }
   }
 
   return {
@@ -101,6 +102,7 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
         session: structuredClone(session),
         access: new Map([[loginSlot, structuredClone(tokens.access)]]),
         refresh: tokens.refresh,
+        idToken: tokens.idToken,
         version: 0,
         idle,
         absolute,

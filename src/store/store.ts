@@ -22,6 +22,8 @@ export interface TransactionStore {
 export interface EndedSession {
   session: Session
   reason: EndReason
+  /** The one of {@link TokenSet}, when it was this call that was meant to end it. */
+  idToken?: string | undefined
 }
 
 /** What a session id leads to: a live session, or for a day what became of it. */

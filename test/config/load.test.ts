@@ -37,7 +37,6 @@ test('three variables are enough to start, and the defaults are those that are d
     adminHost: '127.0.0.1',
     adminPort: 9090,
     bffPath: '/bff',
-    oidcScope: 'openid profile email offline_access',
     oidcIdTokenAlgs: ['RS256', 'PS256', 'ES256', 'EdDSA'],
     sessionIdleTimeout: 1800,
     sessionAbsoluteTimeout: 43_200,

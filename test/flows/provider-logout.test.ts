@@ -3,7 +3,6 @@ import { StoreUnavailable } from '../../src/core/errors.ts'
 import type { AuditEvent } from '../../src/core/events.ts'
 import { providerSessionIndex } from '../../src/core/session.ts'
 import { createProviderLogout, type FrontchannelLogout } from '../../src/flows/provider-logout.ts'
-import { frontchannelIssOptional } from '../../src/parts.ts'
 import { createMemoryStore } from '../../src/store/memory.ts'
 import { createClock } from '../support/clock.ts'
 
@@ -61,13 +60,6 @@ test('a front-channel logout needs its issuer, except at providers that do not s
   const { flow, ended } = setUp(true)
   await flow.byBrowser({ sid: 'x'.repeat(513), iss: undefined })
   t.strictSame(ended, [], 'no session has such a name')
-})
-
-test('the issuer is optional at Entra ID and its national clouds alone', async t => {
-  for (const host of ['login.microsoftonline.com', 'login.microsoftonline.us', 'login.partner.microsoftonline.cn'])
-    t.equal(frontchannelIssOptional(`https://${host}/8d0f3f4e-0000-0000-0000-000000000000/v2.0`), true, host)
-  for (const host of ['login.example.com', 'login.microsoftonline.com.evil.test', 'evil-login.microsoftonline.com'])
-    t.equal(frontchannelIssOptional(`https://${host}/login.microsoftonline.com/v2.0`), false, host)
 })
 
 // An answer that differs when the store is down tells that the issuer and the form of the request were right.

@@ -4,6 +4,7 @@ import { startGateway } from '../support/gateway.ts'
 import { login, throughProvider } from '../support/login.ts'
 import { startProvider, type TestProvider } from '../support/provider.ts'
 import { startRedis } from '../support/redis.ts'
+import { withoutHint } from '../support/stage.ts'
 import { startUpstream } from '../support/upstream.ts'
 
 const cookieName = '__Host-coatcheck'
@@ -20,7 +21,8 @@ function appearsIn(text: string, secrets: readonly string[]): string[] {
   return secrets.filter(secret => text.includes(secret))
 }
 
-const wire = (response: BrowserResponse) => `${response.status}\n${response.rawHeaders.join('\n')}\n${response.text}`
+const wire = (response: BrowserResponse) =>
+  `${response.status}\n${response.rawHeaders.map(withoutHint).join('\n')}\n${response.text}`
 
 async function setUp(t: Test) {
   const provider = await startProvider({ accessTokens: 'jwt', idTokenClaims: 'full' })

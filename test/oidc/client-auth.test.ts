@@ -8,7 +8,6 @@ import { createClientAuth } from '../../src/oidc/client-auth.ts'
 import type { AssertionAudience } from '../../src/oidc/client-credentials.ts'
 import { diagnose, judgeClient } from '../../src/oidc/client-refusal.ts'
 import type { ProviderFetch } from '../../src/oidc/fetch.ts'
-import { assertionAudienceAt } from '../../src/parts.ts'
 import { createClientKeys, createSecretFiles } from '../support/client-keys.ts'
 import { createClock } from '../support/clock.ts'
 
@@ -243,14 +242,6 @@ test('with a certificate the key is named by its thumbprint, and the audience ma
   const header = { alg: 'PS256', typ: 'JWT', 'x5t#S256': Buffer.from(hex, 'hex').toString('base64url') }
   t.same(decodeProtectedHeader(assertionOf(at.sent[0])), header)
   t.equal((await jwtVerify(assertionOf(at.sent[0]), rsa.publicKey)).payload.aud, server.token_endpoint)
-})
-
-test('only the hosts of Entra ID are addressed by their token endpoint', async t => {
-  const hosts = ['login.microsoftonline.com', 'login.microsoftonline.us', 'login.partner.microsoftonline.cn']
-  for (const host of [...hosts, 'contoso.ciamlogin.com'])
-    t.equal(assertionAudienceAt(`https://${host}/tenant/v2.0`), 'token_endpoint', host)
-  for (const host of ['idp.example', 'login.microsoftonline.com.evil.example', 'notciamlogin.com'])
-    t.equal(assertionAudienceAt(`https://${host}/login.microsoftonline.com`), 'issuer', host)
 })
 
 test('the algorithm fits the key, and the metadata where it names one that does', async t => {

@@ -231,7 +231,8 @@ function faultsOfAnswer(answer: BrowserResponse, secrets: string[]): string[] {
   const where = `the answer ${answer.status} of ${answer.url.split('?')[0]}`
   const headers: string[] = []
   for (let index = 0; index < answer.rawHeaders.length; index += 2) {
-    if (answer.rawHeaders[index]?.toLowerCase() !== 'set-cookie') headers.push(String(answer.rawHeaders[index + 1]))
+    const [name, value] = [answer.rawHeaders[index]?.toLowerCase(), String(answer.rawHeaders[index + 1])]
+    if (name !== 'set-cookie') headers.push(name === 'location' ? withoutHint(value) : value)
   }
   faults.push(...faultsOfText(where, `${headers.join('\n')}\n${answer.text}`, secrets))
   if (answer.status >= 500 && answer.status !== 503) faults.push(`${where} is an internal error: ${answer.text}`)
@@ -242,6 +243,11 @@ function faultsOfAnswer(answer: BrowserResponse, secrets: string[]): string[] {
     faults.push(`${where} tells the next site its address`)
   if (own && answer.headers['x-content-type-options'] !== 'nosniff') faults.push(`${where} may be sniffed`)
   return faults
+}
+
+/** The one place where a token may stand in an address: the provider's own logout, which wants to be shown it. */
+export function withoutHint(location: string): string {
+  return location.replace(/^(https?:\/\/[^?]*\/(?:session\/end|logout)\?(?:[^#]*&)?id_token_hint=)[^&#]*/, '$1')
 }
 
 function faultsOfText(where: string, text: string, secrets: string[]): string[] {

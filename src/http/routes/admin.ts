@@ -20,6 +20,7 @@ const selectors = z.union([
   z.strictObject({ session: name }),
   z.strictObject({ sid: name, iss: issuer }),
   z.strictObject({ sub: name, iss: issuer }),
+  z.strictObject({ tid: name, oid: name }),
 ])
 
 /** `POST /admin/revoke` with the bearer secret: ends sessions by handle, provider session or user → `{"ended":n}`. */
@@ -39,11 +40,12 @@ export function registerAdmin(app: FastifyInstance, deps: AdminDeps): void {
     async handler(request) {
       const selector = selectors.safeParse(request.body)
       if (!selector.success)
-        throw new BadRequest('The body must be {"session":…}, {"iss":…,"sid":…} or {"iss":…,"sub":…}.')
+        throw new BadRequest(
+          'The body must be {"session":…}, {"iss":…,"sid":…}, {"iss":…,"sub":…} or {"tid":…,"oid":…}.',
+        )
       const { data } = selector
-      return {
-        ended: await deps.sessions.endSelected('session' in data ? data : { ...data, iss: data.iss ?? deps.issuer }),
-      }
+      const named = 'sid' in data || 'sub' in data ? { ...data, iss: data.iss ?? deps.issuer } : data
+      return { ended: await deps.sessions.endSelected(named) }
     },
   })
   app.route({

@@ -26,6 +26,7 @@ const sentences: Record<LoginRejection | 'unavailable', string> = {
   denied: 'The sign-in was cancelled, or the identity provider refused it.',
   provider_error: 'The identity provider reported an error.',
   invalid_response: 'The answer of the identity provider could not be verified.',
+  tenant_not_allowed: 'Users of your organisation may not sign in here.',
   unavailable: 'The identity provider cannot be reached at the moment.',
 }
 

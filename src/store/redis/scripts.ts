@@ -2,7 +2,7 @@
  * The Lua that needs to be atomic. A script is given the prefix of one bucket, `<prefix>{bNNN}:`, as its key, touches
  * keys of that bucket alone, so that it runs on one slot of a cluster, and tells the time by Redis's own clock.
  *
- *   session:<id>   hash: session, refresh, access:<slot> (sealed); idle, absolute (deadlines, ms); version of the tokens;
+ *   session:<id>   hash: session, refresh, id_token, access:<slot> (sealed); idle, absolute (deadlines, ms); version of the tokens;
  *                  pending (a refresh was begun and not ended); forced (time of the last forced refresh, ms);
  *                  refused:<slot> (until when no token is asked for, ms, and the refusal as JSON)
  *   lease:<id>     string: who refreshes the session's tokens
@@ -39,14 +39,14 @@ end`
 /** The one way in which a session ends. Whatever is in flight finds no session to write to. */
 const finish = (tombstoneMs: number) => `${queue}
 local function finish(id, reason)
-  local fields = redis.call('HMGET', sessionKey(id), 'session', 'refresh', 'version')
+  local fields = redis.call('HMGET', sessionKey(id), 'session', 'refresh', 'version', 'id_token')
   if not fields[1] then return false end
   redis.call('DEL', sessionKey(id))
   redis.call('ZREM', bucket .. 'due', id)
   redis.call('SET', bucket .. 'ended:' .. id, reason, 'PX', ${tombstoneMs})
   if fields[2] then queue(id .. '~' .. fields[3], fields[2], reason, now) end
   redis.call('PUBLISH', channel, 'ended ' .. id .. ' ' .. reason)
-  return fields[1]
+  return fields[1], fields[4]
 end
 local function overdue(idle, absolute)
   return now >= absolute and 'absolute' or (now >= idle and 'idle')
@@ -65,13 +65,17 @@ end`
 /** Builds the scripts. */
 export function createScripts({ tombstoneMs, warningMs }: { tombstoneMs: number; warningMs: number }) {
   return {
-    /** ARGV: channel, id, sealed session, sealed access token, sealed refresh token or '', idle timeout ms, absolute timeout ms. */
+    /**
+     * ARGV: channel, id, sealed session, sealed access token, sealed refresh token or '', idle timeout ms, absolute
+     * timeout ms, sealed ID token or ''.
+     */
     createSession: `${prelude}
 local id, absolute = ARGV[2], now + tonumber(ARGV[7])
 local idle = math.min(now + tonumber(ARGV[6]), absolute)
 redis.call('HSET', sessionKey(id), 'session', ARGV[3], 'access:login', ARGV[4],
   'idle', idle, 'absolute', absolute, 'version', 0)
 if ARGV[5] ~= '' then redis.call('HSET', sessionKey(id), 'refresh', ARGV[5]) end
+if ARGV[8] ~= '' then redis.call('HSET', sessionKey(id), 'id_token', ARGV[8]) end
 redis.call('PEXPIREAT', sessionKey(id), absolute + ${retentionMs})
 redis.call('ZADD', bucket .. 'due', idle, id)
 redis.call('PEXPIRE', bucket .. 'due', tonumber(ARGV[7]) + ${retentionMs})`,
@@ -91,7 +95,7 @@ end
 local idle, absolute = tonumber(fields[3]), tonumber(fields[4])
 if age >= 0 then idle = touch(id, idle, absolute, now - age, timeout) end
 local reason = overdue(idle, absolute)
-if reason then return { 'ended', reason, finish(id, reason) } end
+if reason then return { 'ended', reason, (finish(id, reason)) } end
 local touched = 0
 if ARGV[5] == '1' and now - (idle - timeout) >= tonumber(ARGV[6]) then
   idle = touch(id, idle, absolute, now, timeout)
@@ -179,9 +183,10 @@ for index = 3, #ARGV, 2 do
   end
 end`,
 
-    /** ARGV: channel, id, reason. → session or nothing */
+    /** ARGV: channel, id, reason. → nothing · session, ID token or nothing */
     endSession: `${prelude}${finish(tombstoneMs)}
-return finish(ARGV[2], ARGV[3])`,
+local session, idToken = finish(ARGV[2], ARGV[3])
+return session and { session, idToken }`,
 
     /** ARGV: channel, limit. → ms until the next entry is due or -1, then id, reason and session of each that ended */
     sweep: `${prelude}${finish(tombstoneMs)}

@@ -87,7 +87,8 @@ export function createRedisSessions(options: RedisSessionsOptions) {
       const session = seal.seal('session', id, JSON.stringify({ id, ...rest }))
       const access = seal.seal('access', tokenId(id, loginSlot), JSON.stringify(tokens.access))
       const refresh = tokens.refresh === undefined ? '' : seal.seal('refresh', refreshTokenId(id, 0), tokens.refresh)
-      const args = [keys.channel, id, session, access, refresh, idleMs, absoluteMs]
+      const idToken = tokens.idToken === undefined ? '' : seal.seal('id_token', id, tokens.idToken)
+      const args = [keys.channel, id, session, access, refresh, idleMs, absoluteMs, idToken]
       await answered(client.createSession(keys.bucketFor(id), ...args))
     },
 
@@ -111,10 +112,11 @@ export function createRedisSessions(options: RedisSessionsOptions) {
     },
 
     async endSession(id, reason) {
-      const sealed = await answered<Buffer | null>(
+      const reply = await answered<[session: Buffer, idToken?: Buffer] | null>(
         client.endSessionBuffer(keys.bucketFor(id), keys.channel, id, reason),
       )
-      return sealed && openEnded(id, sealed, reason)
+      const ended = reply && openEnded(id, reply[0], reason)
+      return ended && { ...ended, idToken: reply[1] && (seal.open('id_token', id, reply[1]) ?? undefined) }
     },
 
     async sweep(bucket) {

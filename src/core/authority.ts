@@ -1,0 +1,51 @@
+/**
+ * Authorities of a provider whose tenants are issuers of their own (Entra ID): `https://host/<tenant>/v2.0`, where the
+ * tenant is a GUID, a domain, or a word for several tenants.
+ */
+
+const guid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
+/** How metadata for several tenants writes the issuer. */
+const placeholder = '{tenantid}'
+
+export function isGuid(value: unknown): value is string {
+  return typeof value === 'string' && guid.test(value)
+}
+
+/** The first part of an issuer's path. */
+export function tenantOf(issuer: string): string | undefined {
+  return URL.canParse(issuer)
+    ? decodeURIComponent(new URL(issuer).pathname.split('/')[1] ?? '') || undefined
+    : undefined
+}
+
+/** Whether an authority signs in users of more than one tenant. */
+export function servesSeveral(authority: string): boolean {
+  return ['common', 'organizations'].includes(tenantOf(authority) ?? '')
+}
+
+/**
+ * Whether metadata found at an authority states an issuer that belongs to it: the authority itself, the tenant's GUID
+ * where the authority names the tenant otherwise, or the template of an authority that serves several.
+ */
+export function belongsTo(authority: string, stated: unknown): stated is string {
+  if (stated === authority) return true
+  const tenant = tenantOf(authority)
+  if (typeof stated !== 'string' || tenant === undefined || isGuid(tenant)) return false
+  const statedTenant = tenantOf(stated)
+  const fits = servesSeveral(authority) ? statedTenant === placeholder : isGuid(statedTenant)
+  return fits && stated === authority.replace(`/${tenant}/`, `/${statedTenant}/`)
+}
+
+export function isTemplate(issuer: string): boolean {
+  return issuer.includes(placeholder)
+}
+
+/** A template's issuer for one tenant. */
+export function issuerOfTenant(template: string, tenantId: string): string {
+  return template.replace(placeholder, tenantId)
+}
+
+/** The address of an endpoint for the tenant of an issuer, where the authority serves several. */
+export function endpointFor(issuer: string, endpoint: string, authority: string): string {
+  return servesSeveral(authority) ? endpoint.replace(`/${tenantOf(authority)}/`, `/${tenantOf(issuer)}/`) : endpoint
+}

@@ -1,0 +1,135 @@
+import * as client from 'openid-client'
+import { isTemplate } from '../core/authority.ts'
+import { LoginRejected } from '../core/errors.ts'
+import type { Claims, Identity } from '../core/session.ts'
+import type { TokenResponse } from '../core/token-set.ts'
+import { loginFault } from './faults.ts'
+import type { ProviderFetch } from './fetch.ts'
+import { type IdTokenClaims, verifyIdToken } from './id-token.ts'
+import type { TokenRules } from './jwt.ts'
+import { loginClaims } from './kept-claims.ts'
+import type { Metadata } from './metadata.ts'
+import { issuerFor } from './tenants.ts'
+import { takeAnswer } from './token-request.ts'
+import { readTokenResponse } from './token-response.ts'
+
+/** What a successful login brings. */
+export interface Login {
+  identity: Identity
+  tokens: TokenResponse
+}
+
+/** What the exchange needs beside the callback. */
+export interface CodeExchangeContext {
+  server: Metadata
+  /** Makes a client that sends its requests through this. */
+  configure: (fetch: ProviderFetch) => client.Configuration
+  fetch: ProviderFetch
+  rules: TokenRules
+  /** The issuer as it is configured. */
+  authority: string
+  redirectUri: string
+  /** Stated where the provider's tokens are for one resource each. */
+  scope: string | undefined
+  userInfo: 'auto' | 'always' | 'never'
+  userClaims: readonly string[]
+  keepIdToken: boolean
+}
+
+/** What the transaction knows of the login. */
+export interface ExpectedLogin {
+  state: string
+  nonce: string
+  codeVerifier: string
+}
+
+/**
+ * Redeems the code of a callback (OpenID Connect Core §3.1.3) and verifies everything that comes with it. `onRedeemed` is
+ * told the token to revoke should anything fail afterwards, here or at the caller.
+ *
+ * @throws {LoginRejected} when the response, a token or UserInfo breaks a rule
+ * @throws {ProviderUnavailable} when the provider gives no definite answer
+ */
+export async function exchangeCode(
+  context: CodeExchangeContext,
+  callback: URLSearchParams,
+  expected: ExpectedLogin,
+  onRedeemed: (token: string) => void,
+): Promise<Login> {
+  const { server, rules, userClaims } = context
+  try {
+    const taken = takeAnswer(context.fetch, server.token_endpoint)
+    const configuration = context.configure(taken.fetch)
+    const wire = await client
+      .authorizationCodeGrant(
+        configuration,
+        callbackUrl(context, callback),
+        { expectedState: expected.state, pkceCodeVerifier: expected.codeVerifier },
+        context.scope === undefined ? undefined : { scope: context.scope },
+      )
+      .finally(() => {
+        const token = taken.text('refresh_token') ?? taken.text('access_token')
+        if (token !== undefined) onRedeemed(token)
+      })
+    const read = readTokenResponse(wire)
+    if ('fault' in read) throw new LoginRejected('invalid_response', { detail: read.fault })
+    const idToken = taken.text('id_token') ?? ''
+    const issuer = issuerFor(idToken, server.issuer, rules.tenants?.allowed)
+    const { accessToken } = read.tokens
+    const verified = await verifyIdToken(idToken, { ...rules, issuer }, { nonce: expected.nonce, accessToken })
+    // RFC 9207 §2.4; where the metadata names the one issuer, openid-client has compared it.
+    if (isTemplate(server.issuer) && callback.has('iss') && callback.get('iss') !== issuer)
+      throw new LoginRejected('invalid_response', { detail: 'the callback comes from another issuer' })
+    const userInfo = await userInfoClaims(context, configuration, verified, accessToken)
+    const { tooDeep, ...kept } = loginClaims(verified, userInfo, userClaims)
+    if (tooDeep.length > 0)
+      throw new LoginRejected('invalid_response', { detail: `the claim ${tooDeep[0]} nests too deep` })
+    return {
+      identity: identityOf(verified, kept, context),
+      tokens: { ...read.tokens, ...(context.keepIdToken && { idToken }) },
+    }
+  } catch (error) {
+    throw loginFault(error)
+  }
+}
+
+function callbackUrl({ redirectUri, server }: CodeExchangeContext, callback: URLSearchParams): URL {
+  const url = new URL(`${redirectUri}?${callback}`)
+  // It would be compared with the template itself.
+  if (isTemplate(server.issuer)) url.searchParams.delete('iss')
+  return url
+}
+
+async function userInfoClaims(
+  { userInfo, userClaims, server }: CodeExchangeContext,
+  configuration: client.Configuration,
+  idToken: IdTokenClaims,
+  accessToken: string,
+): Promise<Claims> {
+  const lacking = userClaims.some(name => !Object.hasOwn(idToken, name))
+  const offered = server.userinfo_endpoint !== undefined
+  const asked = userInfo === 'always' || (userInfo === 'auto' && lacking && offered)
+  return asked ? await client.fetchUserInfo(configuration, accessToken, idToken.sub) : {}
+}
+
+const longestHint = 1024
+
+function identityOf(
+  idToken: IdTokenClaims,
+  kept: Pick<Identity, 'claims' | 'fromUserInfo'>,
+  { rules, authority }: CodeExchangeContext,
+): Identity {
+  const { iss, sub, sid, tid, oid, auth_time: authTime, login_hint: loginHint } = idToken
+  return {
+    issuer: String(iss),
+    subject: sub,
+    providerSessionId: typeof sid === 'string' ? sid : undefined,
+    ...kept,
+    nonce: String(idToken.nonce),
+    authTime: typeof authTime === 'number' ? authTime : undefined,
+    ...(authority !== iss && { authority }),
+    ...(rules.tenants !== undefined &&
+      typeof oid === 'string' && { directory: { tenantId: String(tid), objectId: oid } }),
+    ...(typeof loginHint === 'string' && loginHint.length <= longestHint && { loginHint }),
+  }
+}

@@ -1,0 +1,44 @@
+import { test } from 'tap'
+import { belongsTo, endpointFor, servesSeveral } from '../../src/core/authority.ts'
+
+const host = 'https://login.microsoftonline.com'
+const tenant = '8d0f3f4e-1111-2222-3333-444455556666'
+const other = '00000000-1111-2222-3333-444455556666'
+
+// Metadata speaks for whoever wrote it: accepted too broadly, one tenant's document would speak for another.
+test('metadata may state its authority, the GUID of a tenant that goes by another name, or a template', async t => {
+  const cases: [authority: string, stated: unknown, good: boolean][] = [
+    [`${host}/${tenant}/v2.0`, `${host}/${tenant}/v2.0`, true],
+    [`${host}/${tenant}/v2.0`, `${host}/${other}/v2.0`, false],
+    [`${host}/${tenant}/v2.0`, `${host}/{tenantid}/v2.0`, false],
+    [`${host}/${tenant}/v2.0`, `${host}/${tenant}/v2.0/`, false],
+    [`${host}/contoso.com/v2.0`, `${host}/${tenant}/v2.0`, true],
+    [`${host}/contoso.com/v2.0`, `${host}/{tenantid}/v2.0`, false],
+    [`${host}/contoso.com/v2.0`, `https://evil.example/${tenant}/v2.0`, false],
+    [`${host}/contoso.com/v2.0`, `${host}/fabrikam.com/v2.0`, false],
+    [`${host}/contoso.com/v2.0`, `${host}/${tenant}/v1.0`, false],
+    [`${host}/consumers/v2.0`, `${host}/${tenant}/v2.0`, true],
+    [`${host}/common/v2.0`, `${host}/{tenantid}/v2.0`, true],
+    [`${host}/organizations/v2.0`, `${host}/{tenantid}/v2.0`, true],
+    [`${host}/organizations/v2.0`, `${host}/${tenant}/v2.0`, false],
+    [`${host}/organizations/v2.0`, 'https://evil.example/{tenantid}/v2.0', false],
+    [`${host}/organizations/v2.0`, `${host}/organizations/v2.0`, true],
+    ['https://idp.example', 'https://idp.example', true],
+    ['https://idp.example', `https://idp.example/${tenant}`, false],
+    [`${host}/contoso.com/v2.0`, undefined, false],
+    [`${host}/contoso.com/v2.0`, 7, false],
+  ]
+  for (const [authority, stated, good] of cases) t.equal(belongsTo(authority, stated), good, `${authority}: ${stated}`)
+})
+
+test('a tenant has its own token endpoint where the authority serves several', async t => {
+  t.ok(servesSeveral(`${host}/common/v2.0`))
+  t.notOk(servesSeveral(`${host}/${tenant}/v2.0`))
+  const endpoint = `${host}/organizations/oauth2/v2.0/token`
+  t.equal(
+    endpointFor(`${host}/${tenant}/v2.0`, endpoint, `${host}/organizations/v2.0`),
+    `${host}/${tenant}/oauth2/v2.0/token`,
+  )
+  const own = `${host}/${tenant}/oauth2/v2.0/token`
+  t.equal(endpointFor(`${host}/${tenant}/v2.0`, own, `${host}/${tenant}/v2.0`), own)
+})
