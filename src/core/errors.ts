@@ -1,3 +1,4 @@
+import type { Advice } from './advice.ts'
 import { type EndReason, expired } from './session.ts'
 
 /** Every code that an answer of the gateway can carry, with its status and title (RFC 9457 §3.1). */
@@ -29,6 +30,8 @@ export type ProblemCode = keyof typeof problems
 interface ErrorDetails {
   /** What the operator should know. Goes to the log, never into an answer. */
   detail?: string
+  /** As `detail`: the likely cause and mend of a fault of the provider's. */
+  advice?: Advice
   cause?: unknown
   /** Seconds after which a retry makes sense. */
   retryAfter?: number
@@ -38,6 +41,7 @@ interface ErrorDetails {
 export class GatewayError extends Error {
   readonly code: ProblemCode
   readonly detail: string | undefined
+  readonly advice: Advice | undefined
   readonly retryAfter: number | undefined
 
   constructor(code: ProblemCode, message: string, details: ErrorDetails = {}) {
@@ -45,6 +49,7 @@ export class GatewayError extends Error {
     this.name = new.target.name
     this.code = code
     this.detail = details.detail
+    this.advice = details.advice
     this.retryAfter = details.retryAfter
   }
 
@@ -133,7 +138,14 @@ export class TokenRefused extends GatewayError {
 }
 
 /** Why a callback opened no session. Each has a sentence of its own on the page that the user sees. */
-export type LoginRejection = 'stale' | 'denied' | 'provider_error' | 'invalid_response' | 'tenant_not_allowed'
+export type LoginRejection =
+  | 'stale'
+  | 'denied'
+  | 'consent_required'
+  | 'interaction_required'
+  | 'provider_error'
+  | 'invalid_response'
+  | 'tenant_not_allowed'
 
 /** A callback that must not open a session: its answer is a page, never a retry. */
 export class LoginRejected extends GatewayError {

@@ -1,9 +1,11 @@
+import type { Advice, Diagnosis } from './advice.ts'
 import type { EndReason } from './session.ts'
 
 /** What the audit log records. Sessions and users appear by handle, never by cookie, name or e-mail. */
 export type AuditEvent =
   | { event: 'login_succeeded'; session: string; user: string }
-  | { event: 'login_rejected'; reason: string; detail: string | undefined }
+  /** `reference` is on the page that the user sees. */
+  | ({ event: 'login_rejected'; reason: string; detail: string | undefined; reference: string } & Advice)
   | { event: 'session_ended'; session: string; user: string; reason: EndReason }
   | { event: 'session_not_ended'; session: string; reason: EndReason }
   | {
@@ -14,12 +16,27 @@ export type AuditEvent =
       attempts: number
     }
   | { event: 'tokens_refreshed'; session: string; upstream: string }
-  | { event: 'refresh_failed'; session: string; upstream: string; outcome: string; detail: string | undefined }
+  | ({
+      event: 'refresh_failed'
+      session: string
+      upstream: string
+      outcome: string
+      detail: string | undefined
+    } & Advice)
   | { event: 'scope_changed'; session: string; upstream: string; gained: string[]; lost: string[] }
   | { event: 'refresh_token_reuse_suspected'; severity: 'high'; session: string; user: string }
   | { event: 'rotation_lost'; severity: 'high'; session: string }
   | { event: 'identity_changed'; severity: 'high'; session: string; user: string }
-  | { event: 'client_refused'; severity: 'high'; detail: string; cause: string; mend: string }
+  | ({ event: 'client_refused'; severity: 'high'; detail: string } & Advice & Diagnosis)
+  /** `cause` and `mend` are there when the fault is one of the common ones; `address` is without query. */
+  | ({
+      event: 'provider_unusable'
+      severity: 'high'
+      document: ProviderDocument
+      address: string
+      detail: string | undefined
+    } & Advice)
+  | { event: 'provider_usable'; document: ProviderDocument }
   | { event: 'client_accepted' }
   | { event: 'client_credential_changed'; from: string; to: string }
   | { event: 'csrf_refused'; route: string; detail: string }
@@ -28,6 +45,9 @@ export type AuditEvent =
   | { event: 'logout_token_refused'; detail: string | undefined }
   | { event: 'record_unreadable'; session: string }
   | { event: 'admin_refused' }
+
+/** What of the provider no login can do without. */
+export type ProviderDocument = 'metadata' | 'key set'
 
 /** How a provider says that somebody has signed out there: by itself, or through the user's browser. */
 export type LogoutChannel = 'back' | 'front'

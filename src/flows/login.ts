@@ -1,5 +1,5 @@
 import type { Clock } from '../core/clock.ts'
-import { BadRequest, LoginRejected } from '../core/errors.ts'
+import { BadRequest, LoginRejected, type LoginRejection } from '../core/errors.ts'
 import type { Audit } from '../core/events.ts'
 import { type ReturnUrlRules, safeReturnUrl } from '../core/return-url.ts'
 import { type Client, indexesOf, openSession, type Session, sessionHandle, userHandle } from '../core/session.ts'
@@ -70,6 +70,9 @@ export interface LoginDeps {
   random: () => number
   returnUrlRules: ReturnUrlRules
 }
+
+/** What an attempt to log in without being seen may come to: nobody is signed in, or somebody has to act. */
+const silently: readonly LoginRejection[] = ['denied', 'consent_required', 'interaction_required']
 
 export function createLoginFlow(deps: LoginDeps): LoginFlow {
   const { store, provider, audit, clock } = deps
@@ -142,7 +145,7 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
       try {
         opened = await redeem(transaction, callback)
       } catch (error) {
-        const refused = error instanceof LoginRejected && error.reason === 'denied'
+        const refused = error instanceof LoginRejected && silently.includes(error.reason)
         if (transaction.silent && refused) return { outcome: 'silently_refused', returnUrl }
         throw error
       }

@@ -75,7 +75,10 @@ export function createRenew(deps: RenewDeps): Renew {
     const result = await provider.refresh(token, session.identity, audience)
     if (result.outcome !== 'client_refused') return result
     // Nobody's fault but the operator's: all sessions wait until the client is accepted again.
-    throw new ProviderUnavailable({ ...(result.detail !== undefined && { detail: result.detail }) })
+    throw new ProviderUnavailable({
+      ...(result.detail !== undefined && { detail: result.detail }),
+      advice: result.advice,
+    })
   }
 
   /** Keeps the new tokens and tries until the store takes them: they are the only ones there are. */
@@ -164,13 +167,14 @@ export function createRenew(deps: RenewDeps): Renew {
   ): Promise<AccessToken | Again> => {
     if (result.outcome === 'refreshed') return finish(held, audience, result)
     const { session } = held.stored
-    const { outcome, detail } = result
-    audit({ event: 'refresh_failed', session: sessionHandle(session.id), upstream: audience.upstream, outcome, detail })
+    const { outcome, detail, advice } = result
+    const { upstream } = audience
+    audit({ event: 'refresh_failed', session: sessionHandle(session.id), upstream, outcome, detail, ...advice })
     if (outcome === 'impostor') return impostor(session, result)
     if (outcome === 'dead')
       return audience.slot === loginSlot ? dead(held, audience) : refusedForUpstream(held, token, audience)
     if (outcome === 'unusable') await keepRefreshToken(held, audience, result.refreshToken)
-    const forLog = { ...(detail !== undefined && { detail }) }
+    const forLog = { ...(detail !== undefined && { detail }), advice }
     if (outcome === 'interaction') throw new StepUpRequired(forLog)
     throw new TokenRefused('bad_upstream', forLog)
   }

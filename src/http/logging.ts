@@ -5,7 +5,8 @@ import { GatewayError } from '../core/errors.ts'
 function describe(error: unknown): Record<string, unknown> {
   if (error instanceof GatewayError) {
     const cause = error.cause === undefined ? {} : { cause: describe(error.cause) }
-    return { type: error.name, code: error.code, detail: error.detail ?? error.message, ...cause }
+    const advice = error.advice === undefined ? {} : { advice: error.advice }
+    return { type: error.name, code: error.code, detail: error.detail ?? error.message, ...advice, ...cause }
   }
   if (!(error instanceof Error)) return { type: typeof error }
   const code = 'code' in error && typeof error.code === 'string' ? { code: error.code } : {}

@@ -11,6 +11,8 @@ export interface Page {
   hop?: string
   /** A form sent by GET, with hidden fields, for what must not happen by a link alone. */
   form?: { action: string; fields: Record<string, string>; label: string }
+  /** By which the operator finds the line of the log; see `reference.ts`. */
+  reference?: string
 }
 
 const style = `
@@ -22,6 +24,7 @@ main { box-sizing: border-box; width: min(30rem, 92vw); padding: 2.5rem; backgro
   border-left: .4rem dotted var(--accent); box-shadow: 0 1rem 3rem rgb(0 0 0 / .12); }
 h1 { margin: 0 0 .5rem; font-size: 1.4rem; line-height: 1.25; }
 p { margin: 0 0 1.5rem; }
+small { display: block; margin-top: 1.5rem; opacity: .75; }
 a, button { display: inline-block; padding: .6rem 1.2rem; border: 0; border-radius: .5rem; background: var(--accent);
   color: var(--card); font: inherit; font-weight: 600; text-decoration: none; cursor: pointer; }
 a:focus-visible, button:focus-visible { outline: .2rem solid var(--ink); outline-offset: .2rem; }
@@ -53,7 +56,7 @@ export function sendPage(reply: FastifyReply, page: Page): FastifyReply {
     .send(render(page))
 }
 
-function render({ title, text, link, hop, form }: Page): string {
+function render({ title, text, link, hop, form, reference }: Page): string {
   const fields = Object.entries(form?.fields ?? {}).map(
     ([name, value]) => `<input type="hidden" name="${escapeHtml(name)}" value="${escapeHtml(value)}">`,
   )
@@ -72,6 +75,7 @@ ${hop === undefined ? '' : `<meta http-equiv="refresh" content="0; url=${escapeH
 <p>${escapeHtml(text)}</p>
 ${link === undefined ? '' : `<a href="${escapeHtml(link.href)}">${escapeHtml(link.label)}</a>`}
 ${form === undefined ? '' : `<form action="${escapeHtml(form.action)}">${fields.join('')}<button>${escapeHtml(form.label)}</button></form>`}
+${reference === undefined ? '' : `<small>Reference: <code>${escapeHtml(reference)}</code></small>`}
 </main>
 </body>
 </html>

@@ -4,6 +4,8 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { GatewayError, NotAuthenticated, type ProblemCode, problems } from '../core/errors.ts'
 import type { EndReason } from '../core/session.ts'
 import { sendPage } from './page.ts'
+import { newReference } from './reference.ts'
+import { createRepeats } from './repeats.ts'
 
 /** The body of an error answer (RFC 9457 §3). */
 export interface Problem {
@@ -61,11 +63,20 @@ export function sendProblem(reply: FastifyReply, problem: Problem, retryAfter?: 
 
 /** Makes every error, of ours and of fastify's, a problem, or a page for a person who navigates to one of our own endpoints. */
 export function registerProblems(app: FastifyInstance, options: ServerProblemOptions): void {
+  const repeats = createRepeats(() => performance.now())
   app.setErrorHandler((error: Error & { statusCode?: number }, request, reply) => {
     const known = error instanceof GatewayError ? error : fromFramework(error)
-    if (known.status >= 500) request.log.error({ err: error }, 'request failed')
-    else request.log.debug({ err: error }, 'request refused')
-    if (request.routeOptions.config.forPeople && wantsPage(request)) return sendErrorPage(reply, known, options)
+    const asPage = request.routeOptions.config.forPeople && wantsPage(request)
+    const reference = asPage && known.status >= 500 ? newReference() : undefined
+    if (known.status < 500) request.log.debug({ err: error }, 'request refused')
+    else if (known.status !== 503 || asPage) request.log.error({ err: error, reference }, 'request failed')
+    else {
+      // An outage meets every request, and the first of them has said what there is to say.
+      const repeated = repeats(`${known.code} ${known.detail}`)
+      if (repeated === null) request.log.debug({ err: error }, 'request failed')
+      else request.log.error({ err: error, ...(repeated > 0 && { repeated }) }, 'request failed')
+    }
+    if (asPage) return sendErrorPage(reply, known, options, reference)
     const problem = problemOf(known.code, known.message, options)
     if (known instanceof NotAuthenticated && known.reason !== null) problem.reason = known.reason
     return sendProblem(reply, problem, known.retryAfter)
@@ -126,7 +137,12 @@ function wantsPage(request: FastifyRequest): boolean {
   return request.headers.accept?.includes('text/html') ?? false
 }
 
-function sendErrorPage(reply: FastifyReply, error: GatewayError, options: ProblemOptions): FastifyReply {
+function sendErrorPage(
+  reply: FastifyReply,
+  error: GatewayError,
+  options: ProblemOptions,
+  reference: string | undefined,
+): FastifyReply {
   markOwn(reply)
   if (error.retryAfter !== undefined) reply.header('retry-after', String(error.retryAfter))
   return sendPage(reply, {
@@ -134,5 +150,6 @@ function sendErrorPage(reply: FastifyReply, error: GatewayError, options: Proble
     title: problems[error.code].title,
     text: error.message,
     ...(options.loginUrl !== undefined && { link: { href: options.loginUrl, label: 'Sign in' } }),
+    ...(reference !== undefined && { reference }),
   })
 }

@@ -3,6 +3,7 @@ import type { ClientAuthentication } from '../core/client-authentication.ts'
 import type { Clock } from '../core/clock.ts'
 import { ProviderUnavailable } from '../core/errors.ts'
 import type { Audit } from '../core/events.ts'
+import { createLimit } from '../core/limit.ts'
 import { type AssertionAudience, type Credential, createCredentials } from './client-credentials.ts'
 import { diagnose, judgeClient, type Verdict } from './client-refusal.ts'
 import type { ProviderFetch } from './fetch.ts'
@@ -139,14 +140,4 @@ function withoutChallenge(response: Response): Response {
   const headers = new Headers(response.headers)
   headers.delete('www-authenticate')
   return new Response(response.body, { status: response.status, headers })
-}
-
-/** True at most once in this time. */
-function createLimit(clock: Clock, intervalMs: number): () => boolean {
-  let lastAt = Number.NEGATIVE_INFINITY
-  return () => {
-    if (Math.abs(clock.now() - lastAt) < intervalMs) return false
-    lastAt = clock.now()
-    return true
-  }
 }

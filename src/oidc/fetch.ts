@@ -1,5 +1,7 @@
 import { EnvHttpProxyAgent, fetch, type RequestInit } from 'undici'
 import { ProviderUnavailable } from '../core/errors.ts'
+import { advice } from './advice.ts'
+import { networkAdvice } from './read-advice.ts'
 
 /** A call to the provider. It resolves only to an answer that is complete, bounded and worth reading. */
 export type ProviderFetch = (url: string, init?: FetchInit) => Promise<Response>
@@ -43,6 +45,7 @@ export function createProviderFetch(limits: Partial<FetchLimits> = {}): Provider
         await response.body?.cancel()
         throw new ProviderUnavailable({
           detail: `${new URL(url).pathname} answered ${response.status}`,
+          advice: advice.status(response.status),
           ...retryAfterOf(response.headers.get('retry-after')),
           // Only these two are said before any work is done.
           ambiguous: response.status !== 429 && response.status !== 503,
@@ -56,6 +59,7 @@ export function createProviderFetch(limits: Partial<FetchLimits> = {}): Provider
       const ambiguous = !isUnsent(error)
       throw new ProviderUnavailable({
         detail: `${new URL(url).pathname} could not be fetched`,
+        advice: networkAdvice(error),
         cause: error,
         ambiguous,
       })

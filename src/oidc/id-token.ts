@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import type { JWTPayload } from 'jose'
 import { LoginRejected } from '../core/errors.ts'
 import { isSubject, type TokenRules, verifyJwt } from './jwt.ts'
+import { idTokenAdvice } from './read-advice.ts'
 import { checkTenant } from './tenants.ts'
 
 /** The claims of a verified ID token that the gateway relies on, and whatever else the provider put in. */
@@ -49,6 +50,7 @@ function halfHash(value: string, algorithm: string): string {
   return digest.subarray(0, digest.length / 2).toString('base64url')
 }
 
-function invalid(what: string): LoginRejected {
-  return new LoginRejected('invalid_response', { detail: `ID token refused: ${what}` })
+function invalid(what: string, algorithm?: unknown): LoginRejected {
+  const advice = idTokenAdvice(what, algorithm)
+  return new LoginRejected('invalid_response', { detail: `ID token refused: ${what}`, advice })
 }

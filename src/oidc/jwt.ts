@@ -1,4 +1,4 @@
-import { errors, type JWTVerifyResult, jwtVerify } from 'jose'
+import { decodeProtectedHeader, errors, type JWTVerifyResult, jwtVerify } from 'jose'
 import type { Clock } from '../core/clock.ts'
 import type { SigningKeys } from './signing-keys.ts'
 
@@ -20,8 +20,8 @@ export interface TokenKind {
   maximumAge: number
   /** The explicit type that the header must state (RFC 8725 §3.11), with or without `application/`, in any case. */
   type?: string
-  /** Makes the error of a refusal from what is wrong. */
-  invalid: (what: string) => Error
+  /** Makes the error of a refusal from what is wrong; with the algorithm that the header states, if that is it. */
+  invalid: (what: string, algorithm?: unknown) => Error
 }
 
 /** Tolerated difference between the provider's clock and ours, in seconds. */
@@ -67,6 +67,7 @@ async function verifySigned(token: string, rules: TokenRules, kind: TokenKind): 
   } catch (error) {
     if (error instanceof errors.JWTClaimValidationFailed || error instanceof errors.JWTExpired)
       throw invalid(error.claim)
+    if (error instanceof errors.JOSEAlgNotAllowed) throw invalid(error.code, decodeProtectedHeader(token).alg)
     if (error instanceof errors.JOSEError) throw invalid(error.code)
     // A header that makes the runtime's key import or verification throw is as invalid as one that jose refuses.
     if (error instanceof TypeError || error instanceof DOMException) throw invalid('signature')

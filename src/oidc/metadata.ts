@@ -1,7 +1,11 @@
 import type { ServerMetadata } from 'openid-client'
 import { isSecureAddress } from '../core/address.ts'
+import type { Diagnosis } from '../core/advice.ts'
 import type { Clock } from '../core/clock.ts'
 import { ProviderUnavailable } from '../core/errors.ts'
+import type { Audit } from '../core/events.ts'
+import { discoveryAdvice } from './discovery-advice.ts'
+import { createDocumentReport } from './document-report.ts'
 import type { ProviderFetch } from './fetch.ts'
 import { createRemoteDocument, type RemoteDocument } from './remote-document.ts'
 
@@ -20,18 +24,22 @@ export function createMetadata(options: {
   /** Where the document is, when not under the issuer. */
   url: URL | undefined
   fetch: ProviderFetch
+  audit: Audit
   clock: Clock
 }): RemoteDocument<Metadata> {
   const { issuer, accepts, fetch, clock } = options
   const url = options.url?.href ?? `${issuer.replace(/\/$/, '')}/.well-known/openid-configuration`
+  const report = createDocumentReport('metadata', options)
   return createRemoteDocument({
     clock,
     rules: { freshForMs: hourMs, usableForMs: 24 * hourMs, refreshCooldownMs: 60_000 },
-    async load() {
-      const response = await fetch(url, { headers: { accept: 'application/json' } })
-      if (response.status !== 200) throw unusable(`the metadata document answered ${response.status}`)
-      return check(await parse(response), issuer, accepts)
-    },
+    load: () =>
+      report(url, async () => {
+        const response = await fetch(url, { headers: { accept: 'application/json' } })
+        if (response.status !== 200)
+          throw unusable(`the metadata document answered ${response.status}`, discoveryAdvice.status(response.status))
+        return check(await parse(response), issuer, accepts)
+      }),
   })
 }
 
@@ -40,19 +48,28 @@ async function parse(response: Response): Promise<unknown> {
     return await response.json()
   } catch {
     // The parser's message quotes the document; it stays here.
-    throw unusable('the metadata document is not JSON')
+    throw unusable('the metadata document is not JSON', discoveryAdvice.noMetadata)
   }
 }
 
 function check(document: unknown, issuer: string, accepts: (stated: unknown) => stated is string): Metadata {
-  if (typeof document !== 'object' || document === null) throw unusable('the metadata document is not an object')
+  if (typeof document !== 'object' || document === null)
+    throw unusable('the metadata document is not an object', discoveryAdvice.noMetadata)
   const metadata = document as Record<string, unknown>
   // A lenient comparison would let one provider speak for another (Discovery §4.3).
-  if (!accepts(metadata.issuer)) throw unusable('the issuer of the metadata is not OIDC_ISSUER, to the letter')
+  if (!accepts(metadata.issuer))
+    throw unusable(
+      'the issuer of the metadata is not OIDC_ISSUER, to the letter',
+      discoveryAdvice.issuer(metadata.issuer, issuer),
+    )
   const given = [...required, ...optional.filter(name => metadata[name] !== undefined)]
   const endpoints = given.map(name => {
     const address = metadata[name]
-    if (!isUsable(address, issuer)) throw unusable(`the metadata gives no usable ${name} (https is required)`)
+    if (!isUsable(address, issuer))
+      throw unusable(
+        `the metadata gives no usable ${name} (https is required)`,
+        discoveryAdvice.endpoint(name, address),
+      )
     // As it will be spelled when it is called.
     return [name, new URL(address).href]
   })
@@ -82,6 +99,6 @@ function isUsable(endpoint: unknown, issuer: string): endpoint is string {
   )
 }
 
-function unusable(detail: string): ProviderUnavailable {
-  return new ProviderUnavailable({ detail })
+function unusable(detail: string, advice: Diagnosis): ProviderUnavailable {
+  return new ProviderUnavailable({ detail, advice })
 }

@@ -104,12 +104,12 @@ export interface Provider {
 
 /** Connects to a provider. Nothing is fetched before it is needed. */
 export function createProvider(options: ProviderOptions): Provider {
-  const { issuer, clientId, preset, fetch, clock } = options
+  const { issuer, clientId, preset, fetch, audit, clock } = options
   const severalTenants = preset.issuers === 'tenants'
   const accepts = (stated: unknown): stated is string =>
     severalTenants ? belongsTo(issuer, stated) : stated === issuer
-  const metadata = createMetadata({ issuer, accepts, url: options.discoveryUrl, fetch, clock })
-  const keys = createSigningKeys({ metadata, fetch, clock })
+  const metadata = createMetadata({ issuer, accepts, url: options.discoveryUrl, fetch, audit, clock })
+  const keys = createSigningKeys({ metadata, fetch, audit, clock })
   const tenants = severalTenants ? { allowed: options.allowedTenants } : undefined
   const rules = { issuer, clientId, algorithms: options.idTokenAlgorithms, keys, clock, tenants }
   const { assertionAudience } = preset

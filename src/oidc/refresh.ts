@@ -1,5 +1,6 @@
 import { errors } from 'jose'
 import * as client from 'openid-client'
+import type { Advice } from '../core/advice.ts'
 import { GatewayError, LoginRejected, ProviderUnavailable } from '../core/errors.ts'
 import type { Identity } from '../core/session.ts'
 import type { TokenResponse } from '../core/token-set.ts'
@@ -23,8 +24,8 @@ export interface Audience {
  */
 export type Refresh =
   | { outcome: 'refreshed'; tokens: TokenResponse; claims: IdTokenClaims | null }
-  | { outcome: 'impostor'; tokens: TokenResponse; detail: string | undefined }
-  | { outcome: 'unusable'; refreshToken: string; detail: string | undefined }
+  | { outcome: 'impostor'; tokens: TokenResponse; detail: string | undefined; advice: Advice }
+  | { outcome: 'unusable'; refreshToken: string; detail: string | undefined; advice: Advice }
   | Refusal
 
 /** What a refresh needs beside the token. */
@@ -54,7 +55,7 @@ export async function refresh(context: RefreshContext, refreshToken: string, ide
     return refusalOf(error, taken.answer())
   }
   const read = readTokenResponse(wire)
-  if ('fault' in read) return unusable(taken.answer()?.body, read.fault)
+  if ('fault' in read) return unusable(taken.answer()?.body, read.fault, {})
   const { tokens } = read
   const idToken = (taken.answer()?.body as { id_token?: unknown } | undefined)?.id_token
   if (idToken === undefined) return { outcome: 'refreshed', tokens, claims: null }
@@ -68,7 +69,12 @@ async function verifyIdentity(
   tokens: TokenResponse,
   identity: Identity,
 ): Promise<Refresh> {
-  const impostor = (detail: string | undefined): Refresh => ({ outcome: 'impostor', tokens, detail })
+  const impostor = (detail: string | undefined, advice: Advice = {}): Refresh => ({
+    outcome: 'impostor',
+    tokens,
+    detail,
+    advice,
+  })
   // The key set may lag behind a change of keys, and is not asked for again and again: that is no user's fault.
   const find: typeof rules.keys.find = async (header, token) => {
     try {
@@ -89,7 +95,7 @@ async function verifyIdentity(
       return impostor('ID token refused: another auth_time')
     return { outcome: 'refreshed', tokens, claims }
   } catch (error) {
-    if (error instanceof LoginRejected) return impostor(error.detail)
+    if (error instanceof LoginRejected) return impostor(error.detail, error.advice)
     // Without keys nothing can be said of the ID token, so nothing of it is used; the tokens are as good as without one.
     if (error instanceof ProviderUnavailable) return { outcome: 'refreshed', tokens, claims: null }
     throw error
@@ -97,16 +103,16 @@ async function verifyIdentity(
 }
 
 /** Whether the answer is good or not, a refresh token in it has taken the place of the one presented. */
-function unusable(body: unknown, detail: string | undefined): Refresh {
+function unusable(body: unknown, detail: string | undefined, advice: Advice): Refresh {
   const { refresh_token: refreshToken } = (body ?? {}) as Record<string, unknown>
-  if (typeof refreshToken !== 'string' || refreshToken === '') return { outcome: 'misconfigured', detail }
-  return { outcome: 'unusable', refreshToken, detail }
+  if (typeof refreshToken !== 'string' || refreshToken === '') return { outcome: 'misconfigured', detail, advice }
+  return { outcome: 'unusable', refreshToken, detail, advice }
 }
 
 function refusalOf(error: unknown, raw: RawAnswer | undefined): Refresh {
   const cause = error instanceof client.ClientError ? error.cause : error
   if (cause instanceof GatewayError) throw cause
   if (raw === undefined) throw new ProviderUnavailable({ detail: 'the token endpoint gave no answer', ambiguous: true })
-  const refusal = classifyRefusal(raw.status, raw.body)
-  return raw.status === 200 ? unusable(raw.body, refusal.detail) : refusal
+  const refusal = classifyRefusal(raw.status, raw.body, 'refresh')
+  return raw.status === 200 ? unusable(raw.body, refusal.detail, refusal.advice) : refusal
 }

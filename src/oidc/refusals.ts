@@ -1,4 +1,7 @@
+import type { Advice } from '../core/advice.ts'
 import { ProviderUnavailable } from '../core/errors.ts'
+import type { Place } from './advice.ts'
+import { readAdvice } from './read-advice.ts'
 
 /**
  * A definite no of the token endpoint: the refresh token is `dead`; the user has to act at the provider first
@@ -8,6 +11,7 @@ import { ProviderUnavailable } from '../core/errors.ts'
 export interface Refusal {
   outcome: 'dead' | 'interaction' | 'client_refused' | 'misconfigured'
   detail: string | undefined
+  advice: Advice
 }
 
 /** Entra ID's numbers for passing faults, whatever `error` says. They only ever soften a decision. */
@@ -21,6 +25,12 @@ const interactiveSuberrors = [
   'user_password_expired',
   'message_only',
 ]
+
+/** Azure AD B2C gives none for the scopes of OpenID Connect alone. */
+const noTokens: Advice = {
+  cause: 'the token response has no access token, or none of a known type',
+  mend: 'name an API in OIDC_SCOPE or UPSTREAM_<NAME>_SCOPE; at Azure AD B2C the client ID is a scope that brings one',
+}
 
 const classes: Record<string, Refusal['outcome'] | 'passing'> = {
   temporarily_unavailable: 'passing',
@@ -38,20 +48,21 @@ const classes: Record<string, Refusal['outcome'] | 'passing'> = {
  *
  * @throws {ProviderUnavailable} when the answer is no definite one
  */
-export function classifyRefusal(status: number, body: unknown): Refusal {
+export function classifyRefusal(status: number, body: unknown, place: Place = 'refresh'): Refusal {
   const { error, suberror, claims, error_codes } = (body ?? {}) as Record<string, unknown>
   const isObject = typeof body === 'object' && body !== null
   // Somebody in between may have put a page in the place of the provider's answer.
   const ambiguous = status === 200
-  const passing = () => new ProviderUnavailable({ detail: `the token endpoint answered ${status}`, ambiguous })
+  const advice = readAdvice(body, place)
+  const passing = () => new ProviderUnavailable({ detail: `the token endpoint answered ${status}`, advice, ambiguous })
   if (status === 200 && isObject)
-    return { outcome: 'misconfigured', detail: 'the token endpoint gave no usable token response' }
+    return { outcome: 'misconfigured', detail: 'the token endpoint gave no usable token response', advice: noTokens }
   if (typeof error !== 'string') throw passing()
   if (Array.isArray(error_codes) && error_codes.some(code => passingNumbers.includes(code))) throw passing()
   const detail = /^[a-z_]{1,64}$/.test(error) ? `token endpoint: ${error}` : 'token endpoint: unknown error'
   if (claims !== undefined || interactiveSuberrors.some(known => known === suberror))
-    return { outcome: 'interaction', detail }
+    return { outcome: 'interaction', detail, advice }
   const known = classes[error] ?? 'misconfigured'
   if (known === 'passing') throw passing()
-  return { outcome: known, detail }
+  return { outcome: known, detail, advice }
 }

@@ -33,7 +33,7 @@ export function createRemoteDocument<T>(options: {
   let underWay: Promise<T> | undefined
   let failures = 0
   let retryAt = 0
-  let lastFault: string | undefined
+  let lastFault: ProviderUnavailable | undefined
   let refreshedAt = Number.NEGATIVE_INFINITY
 
   const fetchNow = () => {
@@ -46,7 +46,7 @@ export function createRemoteDocument<T>(options: {
       .catch(error => {
         retryAt = clock.now() + Math.min(firstBackoffMs * 2 ** failures, longestBackoffMs)
         failures += 1
-        lastFault = error instanceof ProviderUnavailable ? error.detail : undefined
+        lastFault = error instanceof ProviderUnavailable ? error : undefined
         throw error
       })
       .finally(() => {
@@ -65,8 +65,12 @@ export function createRemoteDocument<T>(options: {
       if (fallback !== undefined) return fallback.value
       const waitMs = retryAt - clock.now()
       // Whoever met the fault itself may have been a probe, which logs nothing.
-      const detail = lastFault === undefined ? 'waiting to try again' : `waiting to try again: ${lastFault}`
-      throw new ProviderUnavailable({ detail, retryAfter: Math.ceil(waitMs / 1000) })
+      const why = lastFault?.detail === undefined ? '' : `: ${lastFault.detail}`
+      throw new ProviderUnavailable({
+        detail: `waiting to try again${why}`,
+        retryAfter: Math.ceil(waitMs / 1000),
+        ...(lastFault?.advice !== undefined && { advice: lastFault.advice }),
+      })
     }
     try {
       return await fetchNow()

@@ -1,6 +1,9 @@
 import { createLocalJWKSet, errors, type JSONWebKeySet, type JWTVerifyGetKey } from 'jose'
 import type { Clock } from '../core/clock.ts'
 import { ProviderUnavailable } from '../core/errors.ts'
+import type { Audit } from '../core/events.ts'
+import { discoveryAdvice } from './discovery-advice.ts'
+import { createDocumentReport } from './document-report.ts'
 import type { ProviderFetch } from './fetch.ts'
 import type { Metadata } from './metadata.ts'
 import { createRemoteDocument, type RemoteDocument } from './remote-document.ts'
@@ -26,17 +29,21 @@ const maximumKeys = 100
 export function createSigningKeys(options: {
   metadata: RemoteDocument<Metadata>
   fetch: ProviderFetch
+  audit: Audit
   clock: Clock
 }): SigningKeys {
   const { metadata, fetch, clock } = options
+  const report = createDocumentReport('key set', options)
   const keys = createRemoteDocument({
     clock,
     rules: { freshForMs: 10 * minuteMs, usableForMs: 60 * minuteMs, refreshCooldownMs: minuteMs },
     async load() {
       const { jwks_uri } = await metadata.get()
-      const response = await fetch(jwks_uri, { headers: { accept: 'application/json, application/jwk-set+json' } })
-      if (response.status !== 200) throw new ProviderUnavailable({ detail: `the key set answered ${response.status}` })
-      return createLocalJWKSet(check(await response.json().catch(() => null)))
+      return report(jwks_uri, async () => {
+        const response = await fetch(jwks_uri, { headers: { accept: 'application/json, application/jwk-set+json' } })
+        if (response.status !== 200) throw unusable(`the key set answered ${response.status}`)
+        return createLocalJWKSet(check(await response.json().catch(() => null)))
+      })
     },
   })
 
@@ -63,6 +70,10 @@ export function createSigningKeys(options: {
 function check(document: unknown): JSONWebKeySet {
   const keys = (document as { keys?: unknown } | null)?.keys
   if (!Array.isArray(keys) || keys.length > maximumKeys)
-    throw new ProviderUnavailable({ detail: `the key set is not a list of at most ${maximumKeys} keys` })
+    throw unusable(`the key set is not a list of at most ${maximumKeys} keys`)
   return { keys: keys.filter(key => ['RSA', 'EC', 'OKP'].includes(key?.kty)) }
+}
+
+function unusable(detail: string): ProviderUnavailable {
+  return new ProviderUnavailable({ detail, advice: discoveryAdvice.keySet })
 }

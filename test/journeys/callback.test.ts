@@ -38,7 +38,7 @@ function isPlainPage(t: Test, page: BrowserResponse): void {
   t.match(page.headers['content-type'], /^text\/html; charset=utf-8$/)
   t.match(page.headers['content-security-policy'], /default-src 'none'.*frame-ancestors 'none'/)
   t.notMatch(page.text, /<script|<img|<iframe|<link|\bon\w+=|https?:/i, 'nothing is loaded, run or linked to elsewhere')
-  t.match(hopOf(page), /^\/bff\/login\/failed\?reason=\w+$/, 'the hop stays on this site')
+  t.match(hopOf(page), /^\/bff\/login\/failed\?reason=\w+&reference=[a-z]{4}-[a-z]{4}$/, 'the hop stays on this site')
 }
 
 async function isAlive(t: Test, browser: TestBrowser, user: string): Promise<void> {
@@ -255,7 +255,9 @@ test('a hostile callback', async t => {
     for (const fields of errors) {
       const callback = await stage.pendingCallback(browser, 'erring')
       const url = Object.entries(fields).reduce((bent, [name, value]) => withParameter(bent, name, value), callback)
-      const page = await opensNothing(t, stage, () => stage.open(browser, without(url, 'code')))
+      // A redirect cannot be a 500 or 503, so these two errors stand for them: another try makes sense.
+      const status = ['server_error', 'temporarily_unavailable'].includes(fields.error ?? '') ? 503 : 400
+      const page = await opensNothing(t, stage, () => stage.open(browser, without(url, 'code')), { status })
       isPlainPage(t, page)
       t.notMatch(page.text, /alert|X-Injected|onerror/)
       t.equal(page.headers['x-injected'], undefined)
@@ -504,7 +506,8 @@ test('a silent login that the provider refuses', async t => {
     for (const error of ['server_error', 'invalid_request', 'temporarily_unavailable', 'unauthorized_client']) {
       const callback = await stage.pendingCallback(browser, 'bob', { prompt: 'none' })
       const bent = withParameter(without(callback, 'code'), 'error', error)
-      await opensNothing(t, stage, () => stage.open(browser, bent))
+      const status = ['server_error', 'temporarily_unavailable'].includes(error) ? 503 : 400
+      await opensNothing(t, stage, () => stage.open(browser, bent), { status })
     }
     await isAlive(t, browser, 'bob')
   })

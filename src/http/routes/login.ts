@@ -7,6 +7,7 @@ import type { LoginFlow, LoginRequest } from '../../flows/login.ts'
 import type { Cookies } from '../cookies.ts'
 import { sendPage } from '../page.ts'
 import { queryOf } from '../query.ts'
+import { isReference, newReference } from '../reference.ts'
 
 /** What the login's endpoints need. */
 export interface LoginRouteDeps {
@@ -24,10 +25,13 @@ const prompts = ['none', 'login', 'select_account', 'consent'] as const
 const sentences: Record<LoginRejection | 'unavailable', string> = {
   stale: 'This sign-in is no longer valid: it was finished already, took too long, or was started in another browser.',
   denied: 'The sign-in was cancelled, or the identity provider refused it.',
+  consent_required:
+    'The identity provider needs a consent before you can sign in here: yours, or that of an administrator.',
+  interaction_required: 'The identity provider needs something more from you. Sign in again, and do what it asks for.',
   provider_error: 'The identity provider reported an error.',
   invalid_response: 'The answer of the identity provider could not be verified.',
   tenant_not_allowed: 'Users of your organisation may not sign in here.',
-  unavailable: 'The identity provider cannot be reached at the moment.',
+  unavailable: 'The identity provider cannot be used at the moment. Try again later.',
 }
 
 /** The handlers of `GET /login`, `GET /callback` and the page after a failed login. */
@@ -38,14 +42,15 @@ export function createLoginRoutes(deps: LoginRouteDeps) {
    * The provider's site started this navigation, so a Strict cookie is not with it: a hop from a page of this site
    * brings it along, and what comes next can tell whether there is a session.
    */
-  const refuse = (reply: FastifyReply, status: number, reason: keyof typeof sentences) => {
-    const next = `${failedUrl}?reason=${reason}`
+  const refuse = (reply: FastifyReply, status: number, reason: keyof typeof sentences, reference: string) => {
+    const next = `${failedUrl}?reason=${reason}&reference=${reference}`
     return sendPage(reply, {
       status,
       title: 'The sign-in was not completed',
       text: sentences[reason],
       hop: next,
       link: { href: next, label: 'Continue' },
+      reference,
     })
   }
 
@@ -74,30 +79,29 @@ export function createLoginRoutes(deps: LoginRouteDeps) {
         if (finished.outcome === 'opened') cookies.setSession(reply, finished.cookie)
         return reply.redirect(finished.returnUrl, 303)
       } catch (error) {
-        if (error instanceof LoginRejected) {
-          audit({ event: 'login_rejected', reason: error.reason, detail: error.detail })
-          if (binding !== null) cookies.clearBinding(reply, state)
-          return refuse(reply, error.status, error.reason)
-        }
-        if (error instanceof ProviderUnavailable) {
-          audit({ event: 'login_rejected', reason: error.code, detail: error.detail })
-          if (binding !== null) cookies.clearBinding(reply, state)
-          reply.header('retry-after', String(error.retryAfter))
-          return refuse(reply, error.status, 'unavailable')
-        }
-        throw error
+        if (!(error instanceof LoginRejected || error instanceof ProviderUnavailable)) throw error
+        const { detail, advice, status } = error
+        const reference = newReference()
+        const reason = error instanceof LoginRejected ? error.reason : error.code
+        audit({ event: 'login_rejected', reason, detail, reference, ...advice })
+        if (binding !== null) cookies.clearBinding(reply, state)
+        if (error instanceof LoginRejected) return refuse(reply, status, error.reason, reference)
+        reply.header('retry-after', String(error.retryAfter))
+        return refuse(reply, status, 'unavailable', reference)
       }
     },
 
     /** With a live session the failed login is of no interest to anybody; without one, a link starts over. */
     async failed(request: FastifyRequest, reply: FastifyReply) {
       if (request.found?.state === 'live') return reply.redirect('/', 303)
-      const reason = queryOf(request).get('reason') ?? ''
+      const query = queryOf(request)
+      const [reason, reference] = [query.get('reason') ?? '', query.get('reference')]
       return sendPage(reply, {
         status: 200,
         title: 'You are not signed in',
         text: Object.hasOwn(sentences, reason) ? sentences[reason as keyof typeof sentences] : sentences.stale,
         link: { href: loginUrl, label: 'Sign in again' },
+        ...(isReference(reference) && { reference }),
       })
     },
   }
