@@ -116,9 +116,9 @@ export async function buildApp(options: AppOptions): Promise<App> {
     opensPage: request => config.spaDir !== undefined && opensPage(request, scriptPaths),
   })
   registerGuarded(publicServer, table, guardDeps)
-  const { accessTokens } = parts
+  const { accessTokens, stepUps } = parts
   const upstreams = config.upstreams.map(upstream => ({ ...upstream, audience: audienceOf(upstream) }))
-  registerProxy(publicServer, upstreams, { check: createGuard(guardDeps), accessTokens, publicOrigin })
+  registerProxy(publicServer, upstreams, { check: createGuard(guardDeps), accessTokens, stepUps, publicOrigin })
   if (config.spaDir !== undefined) await registerSpa(publicServer, { directory: config.spaDir })
   publicServer.addHook('preClose', async () => streams.close())
 

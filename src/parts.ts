@@ -5,6 +5,7 @@ import type { Config } from './config/load.ts'
 import { authorizeParameters, loginScope, presetFor } from './config/provider.ts'
 import type { Clock, Elapsed } from './core/clock.ts'
 import type { Audit } from './core/events.ts'
+import type { Preset } from './core/presets.ts'
 import { hash } from './core/random.ts'
 import { createSeal } from './core/seal.ts'
 import { sessionHandle } from './core/session.ts'
@@ -19,6 +20,7 @@ import { createRefreshing } from './flows/refresh.ts'
 import { createRenew } from './flows/renew.ts'
 import { createRevoker, createRevokeToken } from './flows/revocation.ts'
 import { createSessionsFlow } from './flows/sessions.ts'
+import { createStepUps } from './flows/step-up.ts'
 import { createSessionUse } from './flows/use-session.ts'
 import { createProviderFetch, type FetchLimits } from './oidc/fetch.ts'
 import { createProvider, type Provider } from './oidc/provider.ts'
@@ -50,7 +52,8 @@ export function createParts(options: PartsOptions) {
   const { random } = Math
 
   const store = openStore(options, lifetimes)
-  const provider = openProvider(options)
+  const preset = presetFor(config)
+  const provider = openProvider(options, preset)
 
   const revoker = createRevoker({ store, provider, audit, random })
   const noteEnded = createNoteEnded({ store, audit, revokeSoon: id => expiry.soon(id) })
@@ -63,9 +66,6 @@ export function createParts(options: PartsOptions) {
   const maximumPerUser = config.sessionMaxPerUser
   const sessions = createSessionsFlow({ store, endSession, clock, idleTimeoutMs, maximumPerUser })
   const { enforceLimit } = sessions
-  const returnUrlRules = { origin: config.publicUrl, excludedPaths: options.scriptPaths }
-  const loginDeps = { store, provider, endSession, revokeToken, enforceLimit, audit, clock, random, returnUrlRules }
-  const login = createLoginFlow(loginDeps)
   const logout = createLogoutFlow({ store, provider, endSession, postLogoutPath: config.postLogoutPath })
   const providerLogout = createProviderLogout({
     store,
@@ -74,7 +74,7 @@ export function createParts(options: PartsOptions) {
     audit,
     clock,
     issuer: config.oidcIssuer,
-    frontchannelIssOptional: presetFor(config).frontchannelIssOptional,
+    frontchannelIssOptional: preset.frontchannelIssOptional,
   })
   const breaker = createBreaker({ elapsed, random })
   const revokeSoon = expiry.soon
@@ -91,6 +91,22 @@ export function createParts(options: PartsOptions) {
   })
   const { refreshTokens, dispatch } = createRefreshing({ store, renew, clock, elapsed })
   const accessTokens = createAccessTokens({ refreshTokens, clock, elapsed })
+  const stepUps = createStepUps({ store, accessTokens, challengeStyle: preset.challenge, audit })
+  const returnUrlRules = { origin: config.publicUrl, excludedPaths: options.scriptPaths }
+  const loginDeps = {
+    store,
+    provider,
+    stepUps,
+    endSession,
+    revokeToken,
+    enforceLimit,
+    dueWithin: expiry.within,
+    audit,
+    clock,
+    random,
+    returnUrlRules,
+  }
+  const login = createLoginFlow(loginDeps)
   store.onSessionEvent(dispatch)
 
   let flushing: NodeJS.Timeout | undefined
@@ -104,6 +120,7 @@ export function createParts(options: PartsOptions) {
     sessions,
     sessionUse,
     accessTokens,
+    stepUps,
     /** Waits a moment for the store, so that the first requests find it, and starts what happens without a request. */
     async start() {
       await answers(store)
@@ -139,13 +156,13 @@ async function answers(store: Store): Promise<void> {
   }
 }
 
-function openProvider({ config, clock, audit, log, providerLimits }: PartsOptions): Provider {
+function openProvider({ config, clock, audit, log, providerLimits }: PartsOptions, preset: Preset): Provider {
   return createProvider({
     issuer: config.oidcIssuer,
     discoveryUrl: config.oidcDiscoveryUrl,
     clientId: config.oidcClientId,
     authentication: authenticationOf(config),
-    preset: presetFor(config),
+    preset,
     allowedTenants: config.oidcAllowedTenants,
     redirectUri: `${config.publicUrl}${config.bffPath}/callback`,
     postLogoutUri: config.publicUrl + config.postLogoutPath,

@@ -1,4 +1,5 @@
 import type { Advice } from './advice.ts'
+import type { Challenge } from './challenge.ts'
 import { type EndReason, expired } from './session.ts'
 
 /** Every code that an answer of the gateway can carry, with its status and title (RFC 9457 §3.1). */
@@ -7,7 +8,7 @@ export const problems = {
   not_authenticated: { status: 401, title: 'No session' },
   session_expired: { status: 401, title: 'The session has expired' },
   session_revoked: { status: 401, title: 'The session was ended' },
-  step_up_required: { status: 401, title: 'The identity provider asks for another sign-in' },
+  step_up_required: { status: 401, title: 'Another sign-in is asked for' },
   forbidden: { status: 403, title: 'Not allowed' },
   tenant_not_allowed: { status: 403, title: 'Users of this organisation may not sign in here' },
   csrf: { status: 403, title: 'Refused: the request may come from another site' },
@@ -123,10 +124,27 @@ export class ProviderUnavailable extends GatewayError {
   }
 }
 
-/** The provider wants to see the user again before it gives this token. The session is kept. */
+/** The provider or an upstream wants to see the user again first. The session is kept. */
 export class StepUpRequired extends GatewayError {
+  readonly challenge: Challenge | undefined
+  /** Of the login that would help, good once and for this session alone; none before the request's answer. */
+  readonly handle: string | undefined
+
+  constructor({ challenge, handle, ...details }: ErrorDetails & { challenge?: Challenge; handle?: string } = {}) {
+    super('step_up_required', 'You are asked to sign in again for this.', details)
+    this.challenge = challenge
+    this.handle = handle
+  }
+}
+
+/** The user has signed in again for this, more than once in a short time, and it was never enough. */
+export class StepUpFailed extends GatewayError {
   constructor(details: ErrorDetails = {}) {
-    super('step_up_required', 'The identity provider asks you to sign in again for this.', details)
+    super(
+      'forbidden',
+      'You have signed in again for this, and it is still not allowed. It can be tried again in some minutes.',
+      details,
+    )
   }
 }
 
@@ -146,6 +164,8 @@ export type LoginRejection =
   | 'provider_error'
   | 'invalid_response'
   | 'tenant_not_allowed'
+  | 'too_weak'
+  | 'another_user'
 
 /** A callback that must not open a session: its answer is a page, never a retry. */
 export class LoginRejected extends GatewayError {

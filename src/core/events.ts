@@ -6,6 +6,7 @@ export type AuditEvent =
   | { event: 'login_succeeded'; session: string; user: string }
   /** `reference` is on the page that the user sees. */
   | ({ event: 'login_rejected'; reason: string; detail: string | undefined; reference: string } & Advice)
+  | { event: 'step_up_attempted'; session: string; upstream: string; attempt: number }
   | { event: 'session_ended'; session: string; user: string; reason: EndReason }
   | { event: 'session_not_ended'; session: string; reason: EndReason }
   | {

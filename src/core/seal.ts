@@ -1,7 +1,15 @@
 import { createCipheriv, createDecipheriv, createHash, createSecretKey, type KeyObject, randomBytes } from 'node:crypto'
 
 /** What a sealed record is; a record of one kind never opens as another. */
-export type RecordType = 'session' | 'access' | 'refresh' | 'id_token' | 'transaction' | 'logout'
+export type RecordType =
+  | 'session'
+  | 'access'
+  | 'refresh'
+  | 'id_token'
+  | 'transaction'
+  | 'logout'
+  | 'step-up'
+  | 'refusal'
 
 /** Authenticated encryption of records at rest: AES-256-GCM with full-length tags (NIST SP 800-38D). */
 export interface Seal {

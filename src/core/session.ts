@@ -43,6 +43,10 @@ export interface Session {
   createdAt: number
   /** Who logged in from where, for the list of one's sessions. */
   client: Client
+  /** The session with which a chain of step-ups began that led to this one; absent when this is the first. */
+  lineage?: string
+  /** What the last step-up was for: the first token of this slot is asked for with these claims. */
+  demanded?: { slot: string; claims: string }
 }
 
 /** The other end of a connection, as it describes itself and as the network knows it. */

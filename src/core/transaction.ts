@@ -1,4 +1,5 @@
 import { hash, randomToken } from './random.ts'
+import type { StepUp } from './step-up.ts'
 
 /** How long a login may take at the provider, in seconds. */
 export const transactionLifetime = 600
@@ -12,6 +13,8 @@ export interface Transaction {
   silent: boolean
   /** The session that the browser held when it left, to be ended once the new one is open. */
   previousSessionId: string | null
+  /** What this login is to do better than the one before; absent for a login like any other. */
+  stepUp?: StepUp
   expiresAt: number
 }
 
@@ -25,7 +28,7 @@ export interface OpenedTransaction {
 
 /** Opens a transaction whose state, nonce, verifier and binding are independent random values (RFC 9700 §2.1). */
 export function openTransaction(
-  login: Pick<Transaction, 'returnUrl' | 'silent' | 'previousSessionId'>,
+  login: Pick<Transaction, 'returnUrl' | 'silent' | 'previousSessionId' | 'stepUp'>,
   now: number,
 ): OpenedTransaction {
   const state = randomToken()

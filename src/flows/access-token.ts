@@ -1,5 +1,5 @@
 import type { Clock, Elapsed } from '../core/clock.ts'
-import { ProviderUnavailable } from '../core/errors.ts'
+import { ProviderUnavailable, StepUpRequired } from '../core/errors.ts'
 import type { StoredSession } from '../core/session.ts'
 import type { AccessToken } from '../core/token-set.ts'
 import type { Audience } from '../oidc/refresh.ts'
@@ -24,6 +24,12 @@ export interface AccessTokens {
   get(stored: StoredSession, audience: TokenAudience): Promise<string>
   /** Another token, after an upstream has refused this one; null when it is too soon for that, or none is to be had. */
   replace(stored: StoredSession, audience: TokenAudience): Promise<string | null>
+  /**
+   * Another token, asked for with the claims that an upstream demands; null when that was done a short time ago.
+   *
+   * @throws as {@link get}; {StepUpRequired} also when the provider has refused these claims a short time ago
+   */
+  satisfy(stored: StoredSession, audience: TokenAudience, claims: string): Promise<string | null>
   /** Resolves when no refresh is under way, its tokens stored. */
   idle(): Promise<void>
 }
@@ -50,7 +56,7 @@ export function createAccessTokens({ refreshTokens, clock, elapsed }: AccessToke
   const resting = new Map<string, number>()
 
   const fly = (stored: StoredSession, audience: TokenAudience, forced: boolean) => {
-    const key = `${stored.session.id} ${audience.slot} ${forced}`
+    const key = `${stored.session.id} ${audience.slot} ${forced} ${audience.claims ?? ''}`
     const flight = flights.get(key) ?? refreshTokens(stored, audience, { forced }).finally(() => flights.delete(key))
     flights.set(key, flight)
     return flight
@@ -66,6 +72,21 @@ export function createAccessTokens({ refreshTokens, clock, elapsed }: AccessToke
     })
   }
 
+  /**
+   * The first token of an upstream that a step-up was for is asked for with what the step-up has proved, so that a request
+   * which cannot be sent twice is not refused again. A provider that does not see it so may well give a plain one.
+   */
+  const flyWithDemanded = async (stored: StoredSession, audience: TokenAudience) => {
+    const { demanded } = stored.session
+    if (stored.accessToken !== null || demanded?.slot !== audience.slot) return fly(stored, audience, false)
+    try {
+      return await fly(stored, { ...audience, claims: demanded.claims }, false)
+    } catch (error) {
+      if (!(error instanceof StepUpRequired)) throw error
+      return fly(stored, audience, false)
+    }
+  }
+
   return {
     async get(stored, audience) {
       const token = stored.accessToken
@@ -73,7 +94,7 @@ export function createAccessTokens({ refreshTokens, clock, elapsed }: AccessToke
         if (clock.now() >= token.refreshAt) flyInBackground(stored, audience)
         return token.value
       }
-      const renewed = await patiently(fly(stored, audience, false))
+      const renewed = await patiently(flyWithDemanded(stored, audience))
       if (renewed === null) throw new ProviderUnavailable({ detail: 'no token came of the refresh' })
       return renewed.value
     },
@@ -81,6 +102,10 @@ export function createAccessTokens({ refreshTokens, clock, elapsed }: AccessToke
     async replace(stored, audience) {
       const renewed = await patiently(fly(stored, audience, true)).catch(() => null)
       return renewed === null || renewed.value === stored.accessToken?.value ? null : renewed.value
+    },
+
+    async satisfy(stored, audience, claims) {
+      return (await patiently(fly(stored, { ...audience, claims }, true)))?.value ?? null
     },
 
     async idle() {

@@ -8,6 +8,8 @@ export interface Expiry {
   start(): void
   /** Visits the bucket of an id at once: something was put into its outbox. */
   soon(id: string): void
+  /** Visits the bucket of a session when it is due that began with less than an idle timeout left, in milliseconds. */
+  within(sessionId: string, inMs: number): void
   /** Resolves when what was under way is done. */
   stop(): Promise<void>
 }
@@ -35,7 +37,8 @@ const jitterMs = 250
 /**
  * Every replica visits each bucket when its next deadline comes: the first ends what is due, atomically, the others find
  * nothing. A visit tells when the next is worth while; a session that is opened meanwhile cannot be due before its idle
- * timeout, and deadlines only ever move away. Outboxes are visited apart from that: no deadline waits for the provider.
+ * timeout unless this is told {@link Expiry.within}, and deadlines only ever move away. Outboxes are visited apart from
+ * that: no deadline waits for the provider.
  */
 export function createExpiry(deps: ExpiryDeps): Expiry {
   const { store, revoker, elapsed, random } = deps
@@ -138,6 +141,7 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
       outboxes.within(store.bucketOf(id), 0)
       if (timer !== undefined) setImmediate(tick)
     },
+    within: (sessionId, inMs) => sweeps.within(store.bucketOf(sessionId), inMs),
     async stop() {
       clearInterval(timer)
       timer = undefined

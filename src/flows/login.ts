@@ -3,18 +3,22 @@ import { BadRequest, LoginRejected, type LoginRejection } from '../core/errors.t
 import type { Audit } from '../core/events.ts'
 import { type ReturnUrlRules, safeReturnUrl } from '../core/return-url.ts'
 import { type Client, indexesOf, openSession, type Session, sessionHandle, userHandle } from '../core/session.ts'
+import { authenticatedAnew, type StepUp, shortcomingOf } from '../core/step-up.ts'
 import { accessTokenFrom } from '../core/token-set.ts'
 import { openTransaction, type Transaction, transactionId } from '../core/transaction.ts'
 import type { Provider } from '../oidc/provider.ts'
 import type { IndexStore, SessionStore, StoreInstant, TransactionStore } from '../store/store.ts'
 import type { EndSession } from './end-session.ts'
 import type { RevokeToken } from './revocation.ts'
+import type { StepUps } from './step-up.ts'
 
 /** What a browser may ask of a login. */
 export interface LoginRequest {
   returnUrl: string
   prompt: 'none' | 'login' | 'select_account' | 'consent' | undefined
   loginHint: string | undefined
+  /** Of a login that is to be stronger than the one before. */
+  stepUp: string | undefined
   /** The session that the browser's cookie names, live or not. */
   previousSessionId: string | null
 }
@@ -42,7 +46,8 @@ export interface Callback {
 /** Logging in: the two halves of the code flow, tied together by a transaction that is taken once. */
 export interface LoginFlow {
   /**
-   * @throws {BadRequest} when the return URL is not a page of this application
+   * @throws {BadRequest} when the return URL is not a page of this application, or the step-up not one of this session
+   * @throws {StepUpFailed} when such logins have not helped a number of times
    * @throws {ProviderUnavailable} @throws {StoreUnavailable}
    */
   start(request: LoginRequest): Promise<StartedLogin>
@@ -60,8 +65,11 @@ export interface LoginFlow {
 export interface LoginDeps {
   store: TransactionStore & SessionStore & IndexStore
   provider: Pick<Provider, 'authorizationUrl' | 'exchangeCode'>
+  stepUps: Pick<StepUps, 'take' | 'count'>
   endSession: EndSession
   revokeToken: RevokeToken
+  /** Told of a session that may be over before its idle timeout. */
+  dueWithin: (sessionId: string, inMs: number) => void
   /** Ends the oldest sessions of a user who has too many. */
   enforceLimit: (session: Session) => Promise<void>
   audit: Audit
@@ -77,20 +85,38 @@ const silently: readonly LoginRejection[] = ['denied', 'consent_required', 'inte
 export function createLoginFlow(deps: LoginDeps): LoginFlow {
   const { store, provider, audit, clock } = deps
 
+  /**
+   * What a session takes over from the one that it follows: its place in the chain of step-ups and, unless the user was
+   * authenticated anew, the time that was left. Otherwise a demand of an upstream, met in silence by the provider's own
+   * session, would make a session last for ever.
+   */
+  const continueFrom = async (previousId: string | null, stepUp: StepUp, session: Session) => {
+    const { claims, slot } = stepUp.challenge
+    session.lineage = stepUp.lineage
+    if (claims !== undefined) session.demanded = { slot, claims }
+    if (previousId === null || authenticatedAnew(stepUp, session.identity)) return undefined
+    const { found } = await store.getSession(previousId, { active: false, pendingAgeMs: null })
+    return found?.state === 'live' ? found.stored.absoluteExpiresInMs : undefined
+  }
+
   const redeem = async (transaction: Transaction, callback: Callback) => {
     let revocable: string | undefined
     try {
-      const { nonce, codeVerifier } = transaction
-      const expected = { state: callback.state, nonce, codeVerifier }
+      const { nonce, codeVerifier, stepUp } = transaction
+      const expected = { state: callback.state, nonce, codeVerifier, challenge: stepUp?.challenge }
       const login = await provider.exchangeCode(callback.query, expected, token => {
         revocable = token
       })
+      const shortcoming = stepUp && shortcomingOf(stepUp, login, clock.now())
+      if (shortcoming) throw new LoginRejected(shortcoming, { detail: `the step-up came to: ${shortcoming}` })
       const opened = openSession(login.identity, callback.client, clock.now())
+      const withinMs = stepUp && (await continueFrom(transaction.previousSessionId, stepUp, opened.session))
       // Index entries come first and the look for a mark last, so that whoever ends all sessions of a user meets this one.
       await store.addToIndexes(opened.session.id, indexesOf(opened.session))
       const access = accessTokenFrom(login.tokens, clock.now(), deps.random())
       const { refreshToken: refresh, idToken } = login.tokens
-      await store.createSession(opened.session, { access, refresh, idToken })
+      await store.createSession(opened.session, { access, refresh, idToken }, withinMs)
+      if (withinMs !== undefined) deps.dueWithin(opened.session.id, withinMs)
       return opened
     } catch (error) {
       if (revocable !== undefined) deps.revokeToken(revocable, 'login_failed')
@@ -124,13 +150,20 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
     async start(request) {
       const returnUrl = safeReturnUrl(request.returnUrl, deps.returnUrlRules)
       if (returnUrl === null) throw new BadRequest('returnUrl must be a path of this application')
+      const { prompt, previousSessionId } = request
+      const stepUp =
+        request.stepUp === undefined ? undefined : await deps.stepUps.take(request.stepUp, previousSessionId)
       const { id, state, binding, transaction } = openTransaction(
-        { returnUrl, silent: request.prompt === 'none', previousSessionId: request.previousSessionId },
+        { returnUrl, silent: prompt === 'none', previousSessionId, ...(stepUp && { stepUp }) },
         clock.now(),
       )
       const { nonce, codeVerifier } = transaction
-      const { prompt, loginHint } = request
-      const authorizationUrl = await provider.authorizationUrl({ state, nonce, codeVerifier, prompt, loginHint })
+      // A hint at a user and the choice of one exclude each other.
+      const known = prompt === 'select_account' ? undefined : stepUp?.loginHint
+      const loginHint = request.loginHint ?? known
+      const { challenge } = stepUp ?? {}
+      const asked = { state, nonce, codeVerifier, prompt, loginHint, challenge }
+      const authorizationUrl = await provider.authorizationUrl(asked)
       await store.putTransaction(id, transaction)
       return { authorizationUrl, state, binding }
     },
@@ -140,7 +173,9 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
       if (taken === null || taken.transaction.expiresAt <= clock.now())
         throw new LoginRejected('stale', { detail: 'no such login is under way in this browser' })
       const { transaction, takenAt } = taken
-      const { returnUrl } = transaction
+      const { returnUrl, stepUp, previousSessionId } = transaction
+      // One too few counted is better than a login refused over it.
+      if (stepUp !== undefined) await deps.stepUps.count(stepUp, previousSessionId).catch(() => {})
       let opened: { cookie: string; session: Session }
       try {
         opened = await redeem(transaction, callback)
@@ -156,7 +191,7 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
         session: sessionHandle(session.id),
         user: userHandle(session.identity),
       })
-      await replace(transaction.previousSessionId)
+      await replace(previousSessionId)
       await limit(session)
       return { outcome: 'opened', cookie, returnUrl }
     },

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { challengeOf, mergeClaims } from '../core/challenge.ts'
 import type { Clock, Elapsed } from '../core/clock.ts'
 import { type GatewayError, ProviderUnavailable, StepUpRequired, TokenRefused } from '../core/errors.ts'
 import type { SessionEvent } from '../core/events.ts'
@@ -68,7 +69,8 @@ export function createRefreshing({ store, renew, clock, elapsed }: RefreshDeps):
       throw error
     } finally {
       clearInterval(renewal)
-      const refused = refusal === null ? {} : { refused: { slot: audience.slot, refusal } }
+      const demanding = audience.claims !== undefined
+      const refused = refusal === null ? {} : { refused: { slot: audience.slot, demanding, refusal } }
       // What cannot be told now, the end of the lease tells.
       if (!saved) await store.abandonRefresh(id, owner, { unsure: held.interrupted, ...refused }).catch(() => {})
     }
@@ -88,17 +90,21 @@ export function createRefreshing({ store, renew, clock, elapsed }: RefreshDeps):
     const { id } = stored.session
     const owner = randomToken()
     const giveUpAt = elapsed() + waitLimitMs
+    const wishOf = (version: number) => {
+      const demanding = audience.claims !== undefined
+      return { slot: audience.slot, owner, version, forced, demanding }
+    }
     let { version } = stored
     let interrupted = false
     while (elapsed() < giveUpAt) {
-      const start = await begin(id, { slot: audience.slot, owner, version, forced })
+      const start = await begin(id, wishOf(version))
       switch (start.state) {
         case 'gone':
           throw await whyGone(store, id)
         case 'cooldown':
           return null
         case 'refused':
-          throw errorOf(start.refusal)
+          throw errorOf(start.refusal, audience)
         case 'held':
           await word(id)
           break
@@ -139,13 +145,20 @@ function isNews(token: AccessToken, wish: StoredSession, forced: boolean, now: n
 
 /** What to remember of an error, so that the next request need not ask the provider for it again. */
 function refusalOf(error: unknown): TokenRefusal | null {
-  if (error instanceof StepUpRequired) return { code: 'step_up_required', detail: error.detail }
+  if (error instanceof StepUpRequired)
+    return { code: 'step_up_required', detail: error.detail, ...(error.challenge && { challenge: error.challenge }) }
   if (error instanceof TokenRefused)
     return { code: error.code === 'forbidden' ? 'forbidden' : 'bad_upstream', detail: error.detail }
   return null
 }
 
-function errorOf({ code, detail }: TokenRefusal): GatewayError {
+/** What was remembered may be of another demand at the same upstream: the present one goes first. */
+function errorOf({ code, detail, challenge: before }: TokenRefusal, audience: TokenAudience): GatewayError {
   const forLog = { ...(detail !== undefined && { detail }) }
-  return code === 'step_up_required' ? new StepUpRequired(forLog) : new TokenRefused(code, forLog)
+  if (code !== 'step_up_required') return new TokenRefused(code, forLog)
+  if (before === undefined || audience.claims === undefined)
+    return new StepUpRequired({ ...forLog, ...(before && { challenge: before }) })
+  const { key } = challengeOf(audience, { claims: audience.claims })
+  const claims = mergeClaims(audience.claims, before.claims)
+  return new StepUpRequired({ ...forLog, challenge: { ...before, key, claims } })
 }

@@ -1,3 +1,4 @@
+import { challengeOf, mergeClaims } from '../core/challenge.ts'
 import type { Clock } from '../core/clock.ts'
 import { NotAuthenticated, ProviderUnavailable, StepUpRequired, TokenRefused } from '../core/errors.ts'
 import type { Audit } from '../core/events.ts'
@@ -175,7 +176,12 @@ export function createRenew(deps: RenewDeps): Renew {
       return audience.slot === loginSlot ? dead(held, audience) : refusedForUpstream(held, token, audience)
     if (outcome === 'unusable') await keepRefreshToken(held, audience, result.refreshToken)
     const forLog = { ...(detail !== undefined && { detail }), advice }
-    if (outcome === 'interaction') throw new StepUpRequired(forLog)
+    if (result.outcome === 'interaction') {
+      const { claims, messageOnly = false } = result
+      const challenge = challengeOf(audience, { claims: audience.claims ?? claims })
+      const asked = mergeClaims(claims, audience.claims)
+      throw new StepUpRequired({ ...forLog, challenge: { ...challenge, claims: asked, messageOnly } })
+    }
     throw new TokenRefused('bad_upstream', forLog)
   }
 

@@ -1,7 +1,7 @@
 import { STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { GatewayError, NotAuthenticated, type ProblemCode, problems } from '../core/errors.ts'
+import { GatewayError, NotAuthenticated, type ProblemCode, problems, StepUpRequired } from '../core/errors.ts'
 import type { EndReason } from '../core/session.ts'
 import { sendPage } from './page.ts'
 import { newReference } from './reference.ts'
@@ -79,6 +79,8 @@ export function registerProblems(app: FastifyInstance, options: ServerProblemOpt
     if (asPage) return sendErrorPage(reply, known, options, reference)
     const problem = problemOf(known.code, known.message, options)
     if (known instanceof NotAuthenticated && known.reason !== null) problem.reason = known.reason
+    if (known instanceof StepUpRequired && known.handle !== undefined && problem.loginUrl !== undefined)
+      problem.loginUrl += `?step_up=${known.handle}`
     return sendProblem(reply, problem, known.retryAfter)
   })
   app.setNotFoundHandler((request, reply) =>

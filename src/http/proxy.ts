@@ -1,7 +1,10 @@
 import httpProxy from '@fastify/http-proxy'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { challengeOf, type Demand } from '../core/challenge.ts'
 import { GatewayError } from '../core/errors.ts'
+import type { StoredSession } from '../core/session.ts'
 import type { AccessTokens, TokenAudience } from '../flows/access-token.ts'
+import type { StepUps } from '../flows/step-up.ts'
 import type { Guard } from './guard.ts'
 import { liveSession } from './session.ts'
 import { requestHeaders, responseHeaders } from './upstream-headers.ts'
@@ -31,18 +34,20 @@ export interface UpstreamRoute {
 export interface ProxyDeps {
   check: (guard: Guard, request: FastifyRequest) => Promise<void>
   accessTokens: Pick<AccessTokens, 'get' | 'replace'>
+  stepUps: Pick<StepUps, 'demandIn' | 'refreshFor' | 'offering' | 'answer'>
   publicOrigin: URL
 }
 
 /** An answer of an upstream, its body not yet read. */
 interface UpstreamAnswer {
   statusCode: number
+  headers: Record<string, string | string[] | undefined>
   stream: NodeJS.ReadableStream & { resume(): unknown }
 }
 
 /** Sends the requests under each upstream's path to it, with the session's access token in the place of the cookie. */
 export function registerProxy(app: FastifyInstance, upstreams: readonly UpstreamRoute[], deps: ProxyDeps): void {
-  const { accessTokens } = deps
+  const { accessTokens, stepUps } = deps
   app.decorateRequest(accessToken, '')
   app.decorateRequest(again, null)
 
@@ -58,27 +63,42 @@ export function registerProxy(app: FastifyInstance, upstreams: readonly Upstream
       rewriteHeaders: (headers: unknown) => responseHeaders(headers as FastifyRequest['headers']),
       onError: (reply: unknown, { error }: { error: Error }) => upstreamFailed(reply as FastifyReply, error),
       onResponse: (request: unknown, reply: unknown, answer: unknown) =>
-        answered(request as FastifyRequest, reply as FastifyReply, answer as UpstreamAnswer),
+        answered(request as FastifyRequest, reply as FastifyReply, answer as UpstreamAnswer).catch(error =>
+          refuse(reply as FastifyReply, answer as UpstreamAnswer, error),
+        ),
     }
 
     /** An upstream may know before its time that a token is over: once, a safe request is sent again with another. */
     const answered = async (request: FastifyRequest, reply: FastifyReply, answer: UpstreamAnswer) => {
-      const another = isReplayable(request, answer) ? await replacement(request) : null
-      if (another === null) return reply.send(answer.stream)
-      answer.stream.resume()
-      for (const name of Object.keys(reply.getHeaders())) reply.removeHeader(name)
+      const demand = answer.statusCode === 401 ? stepUps.demandIn(answer.headers['www-authenticate']) : null
+      const replayable = isReplayable(request, answer)
+      const another =
+        demand !== null ? await satisfied(request, demand) : replayable ? await replacement(request) : null
+      if (another === null || !replayable) return reply.send(answer.stream)
+      setAside(reply, answer)
       request[accessToken] = another
       const resend = request[again]
       request[again] = null
       return resend?.()
     }
 
-    const replacement = (request: FastifyRequest) => accessTokens.replace(liveSession(request.found), audience)
+    /** A token that meets what the upstream demands: once for a request, and only if it takes no login. */
+    const satisfied = async (request: FastifyRequest, demand: Demand) => {
+      const stored = withRefused(request)
+      const { session } = stored
+      const once = request[again] !== null
+      const another = once ? await stepUps.offering(session, stepUps.refreshFor(stored, audience, demand)) : null
+      if (another === null) throw await stepUps.answer(session, challengeOf(audience, demand))
+      return another
+    }
+
+    const replacement = (request: FastifyRequest) => accessTokens.replace(withRefused(request), audience)
 
     app.register(async scope => {
       scope.addHook('onRequest', async request => {
         await deps.check(guard, request)
-        request[accessToken] = await accessTokens.get(liveSession(request.found), audience)
+        const stored = liveSession(request.found)
+        request[accessToken] = await stepUps.offering(stored.session, accessTokens.get(stored, audience))
       })
       // Bodies go through as streams; a parser would read them whole.
       scope.removeAllContentTypeParsers()
@@ -108,6 +128,25 @@ function isReplayable(request: FastifyRequest, { statusCode }: UpstreamAnswer): 
   return (
     statusCode === 401 && request[again] !== null && bodiless && (request.method === 'GET' || request.method === 'HEAD')
   )
+}
+
+/** The session with the token that was sent: it may be a newer one than the session was read with. */
+function withRefused(request: FastifyRequest): StoredSession {
+  const sent = { value: request[accessToken], expiresAt: 0, refreshAt: 0, scope: undefined }
+  return { ...liveSession(request.found), accessToken: sent }
+}
+
+/** Forgets an upstream's answer, of which nothing has been sent. */
+function setAside(reply: FastifyReply, { stream }: UpstreamAnswer): void {
+  stream.resume()
+  for (const name of Object.keys(reply.getHeaders())) reply.removeHeader(name)
+}
+
+function refuse(reply: FastifyReply, answer: UpstreamAnswer, error: unknown): void {
+  setAside(reply, answer)
+  // What is still to come of a body would be read as the next request.
+  if (!reply.request.raw.complete) reply.header('connection', 'close')
+  reply.send(error)
 }
 
 function upstreamFailed(reply: FastifyReply, error: Error & { statusCode?: number }): void {

@@ -1,4 +1,5 @@
 import type { IncomingHttpHeaders } from 'node:http'
+import { withoutDemands } from '../core/challenge.ts'
 
 /** What the gateway says of a request to an upstream. */
 export interface ForwardedAs {
@@ -38,8 +39,12 @@ export function requestHeaders(headers: IncomingHttpHeaders, forwarded: Forwarde
   return kept
 }
 
-/** An upstream's answer without its cookies: on this origin they would be the gateway's. */
+/**
+ * An upstream's answer without its cookies, which would be the gateway's on this origin, and without its demands for a
+ * stronger login, which are the gateway's to meet.
+ */
 export function responseHeaders(headers: IncomingHttpHeaders): IncomingHttpHeaders {
-  const { 'set-cookie': _dropped, ...kept } = headers
-  return kept
+  const { 'set-cookie': _dropped, 'www-authenticate': challenge, ...kept } = headers
+  const challenges = challenge === undefined ? [] : withoutDemands(challenge)
+  return challenges.length === 0 ? kept : { ...kept, 'www-authenticate': challenges as unknown as string }
 }

@@ -1,5 +1,6 @@
 import * as client from 'openid-client'
 import { isTemplate } from '../core/authority.ts'
+import type { Challenge } from '../core/challenge.ts'
 import { LoginRejected } from '../core/errors.ts'
 import type { Claims, Identity } from '../core/session.ts'
 import type { TokenResponse } from '../core/token-set.ts'
@@ -17,6 +18,8 @@ import { readTokenResponse } from './token-response.ts'
 export interface Login {
   identity: Identity
   tokens: TokenResponse
+  /** How strongly the user was authenticated (OpenID Connect Core §2), when the provider says. */
+  acr: string | undefined
 }
 
 /** What the exchange needs beside the callback. */
@@ -29,8 +32,8 @@ export interface CodeExchangeContext {
   /** The issuer as it is configured. */
   authority: string
   redirectUri: string
-  /** Stated where the provider's tokens are for one resource each. */
-  scope: string | undefined
+  /** Sent along with the code. */
+  parameters: Readonly<Record<string, string>>
   userInfo: 'auto' | 'always' | 'never'
   userClaims: readonly string[]
   keepIdToken: boolean
@@ -41,6 +44,8 @@ export interface ExpectedLogin {
   state: string
   nonce: string
   codeVerifier: string
+  /** What the login is to satisfy. */
+  challenge?: Challenge | undefined
 }
 
 /**
@@ -65,7 +70,7 @@ export async function exchangeCode(
         configuration,
         callbackUrl(context, callback),
         { expectedState: expected.state, pkceCodeVerifier: expected.codeVerifier },
-        context.scope === undefined ? undefined : { scope: context.scope },
+        { ...context.parameters },
       )
       .finally(() => {
         const token = taken.text('refresh_token') ?? taken.text('access_token')
@@ -86,6 +91,7 @@ export async function exchangeCode(
       throw new LoginRejected('invalid_response', { detail: `the claim ${tooDeep[0]} nests too deep` })
     return {
       identity: identityOf(verified, kept, context),
+      acr: typeof verified.acr === 'string' ? verified.acr : undefined,
       tokens: { ...read.tokens, ...(context.keepIdToken && { idToken }) },
     }
   } catch (error) {

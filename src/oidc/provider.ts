@@ -1,5 +1,6 @@
 import * as client from 'openid-client'
 import { belongsTo, endpointFor } from '../core/authority.ts'
+import { type Challenge, checkedClaims, handlesChallenges, mergeClaims } from '../core/challenge.ts'
 import type { ClientAuthentication } from '../core/client-authentication.ts'
 import { type Clock, systemClock } from '../core/clock.ts'
 import type { Audit } from '../core/events.ts'
@@ -53,6 +54,8 @@ export interface AuthorizationRequest {
   codeVerifier: string
   prompt: string | undefined
   loginHint: string | undefined
+  /** What this login is to satisfy. */
+  challenge?: Challenge | undefined
 }
 
 /**
@@ -131,12 +134,27 @@ export function createProvider(options: ProviderOptions): Provider {
     return configuration
   }
 
+  /** A request's `claims`; at Entra ID with the word that challenges are understood here. */
+  const claimsOf = (...claims: (string | undefined)[]) =>
+    mergeClaims(...claims, preset.challenge === 'entra' ? handlesChallenges : undefined)
+
   /** What names an upstream in a token request; where each token is for one resource, also what names none. */
-  const audienceParameters = ({ scope, resource }: Audience): Record<string, string> => {
+  const audienceParameters = ({ scope, resource, claims }: Audience): Record<string, string> => {
     const scopes = preset.oneResourcePerToken ? scopesOfOneResource(scope, options.loginScope) : scope
+    const demanded = claimsOf(claims)
     return {
       ...(scopes !== undefined && { scope: scopes }),
+      ...(demanded !== undefined && { claims: demanded }),
       ...(resource !== undefined && resourceName !== null && { [resourceName]: resource }),
+    }
+  }
+
+  /** What a code is redeemed for, where that is not all that was asked for with it. */
+  const codeParameters = (challenge: Challenge | undefined): Record<string, string> => {
+    const claims = preset.challenge === 'entra' ? claimsOf(challenge?.claims) : undefined
+    return {
+      ...(preset.oneResourcePerToken && { scope: options.loginScope }),
+      ...(claims !== undefined && { claims }),
     }
   }
 
@@ -155,7 +173,7 @@ export function createProvider(options: ProviderOptions): Provider {
       const parameters: Record<string, string> = {
         ...Object.fromEntries(options.authorizeParameters),
         redirect_uri: options.redirectUri,
-        scope: options.scope,
+        scope: scopeWith(options.scope, request.challenge?.scope),
         state: request.state,
         nonce: request.nonce,
         code_challenge: await client.calculatePKCECodeChallenge(request.codeVerifier),
@@ -163,6 +181,10 @@ export function createProvider(options: ProviderOptions): Provider {
       }
       if (request.prompt !== undefined) parameters.prompt = request.prompt
       if (request.loginHint !== undefined) parameters.login_hint = request.loginHint
+      Object.assign(parameters, demandsOf(request.challenge, preset.challenge))
+      const configured = checkedClaims(options.authorizeParameters.get('claims')) ?? undefined
+      const claims = claimsOf(request.challenge?.claims, configured)
+      if (claims !== undefined) parameters.claims = claims
       const query = new URLSearchParams(parameters)
       for (const resource of options.resources) if (resourceName !== null) query.append(resourceName, resource)
       return client.buildAuthorizationUrl(configure(await metadata.get(), fetch), query).href
@@ -177,7 +199,7 @@ export function createProvider(options: ProviderOptions): Provider {
         rules,
         authority: issuer,
         redirectUri: options.redirectUri,
-        scope: preset.oneResourcePerToken ? options.loginScope : undefined,
+        parameters: codeParameters(expected.challenge),
         userInfo: options.userInfo === 'auto' ? preset.userInfo : options.userInfo,
         userClaims: options.userClaims,
         keepIdToken: preset.logout.hint === 'id_token',
@@ -235,4 +257,19 @@ function scopesOfOneResource(scope: string | undefined, loginScope: string): str
   if (scope === undefined) return loginScope
   const own = loginScope.split(' ').filter(name => ownScopes.includes(name))
   return [...new Set([...scope.split(' '), ...own])].join(' ')
+}
+
+/** The parameters that ask for another authentication (RFC 9470 §4). */
+function demandsOf(challenge: Challenge | undefined, style: Preset['challenge']): Record<string, string> {
+  const { acrValues, maxAge } = challenge ?? {}
+  const demands: Record<string, string> = {}
+  if (acrValues !== undefined) demands.acr_values = acrValues
+  // Entra ID does not know max_age; a user who signs in now is young enough for any.
+  if (maxAge !== undefined && style === 'entra') demands.prompt = 'login'
+  else if (maxAge !== undefined) demands.max_age = String(maxAge)
+  return demands
+}
+
+function scopeWith(scope: string, more: string | undefined): string {
+  return more === undefined ? scope : [...new Set(`${scope} ${more}`.split(' '))].join(' ')
 }

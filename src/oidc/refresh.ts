@@ -15,6 +15,8 @@ import { readTokenResponse } from './token-response.ts'
 export interface Audience {
   scope: string | undefined
   resource: string | undefined
+  /** What the token has to satisfy beyond its scope: a `claims` parameter. */
+  claims?: string | undefined
 }
 
 /**

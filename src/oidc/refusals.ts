@@ -1,4 +1,5 @@
 import type { Advice } from '../core/advice.ts'
+import { checkedClaims } from '../core/challenge.ts'
 import { ProviderUnavailable } from '../core/errors.ts'
 import type { Place } from './advice.ts'
 import { readAdvice } from './read-advice.ts'
@@ -12,6 +13,10 @@ export interface Refusal {
   outcome: 'dead' | 'interaction' | 'client_refused' | 'misconfigured'
   detail: string | undefined
   advice: Advice
+  /** What the user has to do at the provider, to be sent along with the login (a `claims` parameter). */
+  claims?: string
+  /** The provider has no more than a message for the user. */
+  messageOnly?: boolean
 }
 
 /** Entra ID's numbers for passing faults, whatever `error` says. They only ever soften a decision. */
@@ -61,8 +66,13 @@ export function classifyRefusal(status: number, body: unknown, place: Place = 'r
   if (Array.isArray(error_codes) && error_codes.some(code => passingNumbers.includes(code))) throw passing()
   const detail = /^[a-z_]{1,64}$/.test(error) ? `token endpoint: ${error}` : 'token endpoint: unknown error'
   if (claims !== undefined || interactiveSuberrors.some(known => known === suberror))
-    return { outcome: 'interaction', detail, advice }
+    return { ...demandIn(claims, suberror), outcome: 'interaction', detail, advice }
   const known = classes[error] ?? 'misconfigured'
   if (known === 'passing') throw passing()
   return { outcome: known, detail, advice }
+}
+
+function demandIn(claims: unknown, suberror: unknown): Pick<Refusal, 'claims' | 'messageOnly'> {
+  const checked = checkedClaims(claims)
+  return { ...(checked !== null && { claims: checked }), ...(suberror === 'message_only' && { messageOnly: true }) }
 }

@@ -1,6 +1,7 @@
 import type { Clock } from '../core/clock.ts'
 import type { SessionEvent } from '../core/events.ts'
 import { type EndReason, refreshTokenId, type Session, type StoredSession } from '../core/session.ts'
+import { type StepUp, stepUpLifetime } from '../core/step-up.ts'
 import type { AccessToken } from '../core/token-set.ts'
 import type { Transaction } from '../core/transaction.ts'
 import { createMemoryOutbox } from './memory-outbox.ts'
@@ -30,7 +31,8 @@ interface SessionEntry {
   lease: { owner: string; until: number } | null
   /** Who began a refresh and has not ended it. */
   pending: string | null
-  forcedAt: number
+  /** By slot, or '' for the session as a whole. */
+  forcedAt: Map<string, number>
   refused: Map<string, { refusal: TokenRefusal; until: number }>
 }
 
@@ -42,6 +44,8 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
   const sessions = new Map<string, SessionEntry>()
   const transactions = createOnceMap<Transaction>(clock)
   const logouts = createOnceMap<string>(clock)
+  const stepUps = createOnceMap<StepUp>(clock)
+  const stepUpCounts = createOnceMap<{ count: number }>(clock)
   const spentTokens = createOnceMap<true>(clock)
   const tombstones = createOnceMap<EndReason>(clock)
   const indexes = new Map<string, Set<string>>()
@@ -95,8 +99,8 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
       return transaction && { transaction, takenAt: clock.now() }
     },
 
-    async createSession(session, tokens) {
-      const absolute = clock.now() + lifetimes.absoluteTimeout * 1000
+    async createSession(session, tokens, withinMs = Number.POSITIVE_INFINITY) {
+      const absolute = clock.now() + Math.min(lifetimes.absoluteTimeout * 1000, withinMs)
       const idle = Math.min(clock.now() + idleMs, absolute)
       sessions.set(session.id, {
         session: structuredClone(session),
@@ -108,7 +112,7 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
         absolute,
         lease: null,
         pending: null,
-        forcedAt: Number.NEGATIVE_INFINITY,
+        forcedAt: new Map(),
         refused: new Map(),
       })
     },
@@ -135,17 +139,19 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
       return finish(id, reason)
     },
 
-    async beginRefresh(id, { slot, owner, version, forced }) {
+    async beginRefresh(id, { slot, owner, version, forced, demanding = false }) {
       const entry = sessions.get(id)
       if (entry === undefined) return { state: 'gone' }
       if (entry.version !== version) return { state: 'changed', stored: live(entry, slot) }
       const now = clock.now()
       const holder = entry.lease !== null && entry.lease.until > now ? entry.lease.owner : null
       if (holder !== null && holder !== owner) return { state: 'held' }
-      const refused = entry.refused.get(slot)
+      const refused = entry.refused.get(refusalKey(slot, demanding))
       if (refused !== undefined && now < refused.until) return { state: 'refused', refusal: refused.refusal }
-      if (forced && holder === null && now - entry.forcedAt < forcedCooldownMs) return { state: 'cooldown' }
-      if (forced && holder === null) entry.forcedAt = now
+      const forcedFor = demanding ? slot : ''
+      const forcedAt = entry.forcedAt.get(forcedFor) ?? Number.NEGATIVE_INFINITY
+      if (forced && holder === null && now - forcedAt < forcedCooldownMs) return { state: 'cooldown' }
+      if (forced && holder === null) entry.forcedAt.set(forcedFor, now)
       entry.lease = { owner, until: now + refreshLeaseMs }
       const interrupted = entry.pending !== null && entry.pending !== owner
       entry.pending = owner
@@ -177,7 +183,10 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
       if (entry?.lease?.owner === owner) entry.lease = null
       if (entry?.pending === owner && !unsure) entry.pending = null
       if (refused !== undefined)
-        entry?.refused.set(refused.slot, { refusal: refused.refusal, until: clock.now() + refusalRestMs })
+        entry?.refused.set(refusalKey(refused.slot, refused.demanding), {
+          refusal: refused.refusal,
+          until: clock.now() + refusalRestMs,
+        })
       publish({ type: 'refreshed', sessionId: id })
     },
 
@@ -222,6 +231,19 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
       return logouts.take(id)
     },
 
+    async putStepUp(id, stepUp) {
+      stepUps.put(id, structuredClone(stepUp), clock.now() + stepUpLifetime * 1000)
+    },
+    async takeStepUp(id) {
+      return stepUps.take(id)
+    },
+    async countStepUp(id, add) {
+      const entry = stepUpCounts.get(id) ?? { count: 0 }
+      if (entry.count === 0 && add > 0) stepUpCounts.put(id, entry, clock.now() + stepUpLifetime * 1000)
+      entry.count += add
+      return entry.count
+    },
+
     async isLogoutTokenSpent(id) {
       return spentTokens.get(id) !== null
     },
@@ -234,6 +256,10 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
     async ping() {},
     async close() {},
   }
+}
+
+function refusalKey(slot: string, demanding = false): string {
+  return demanding ? `${slot}+` : slot
 }
 
 /** Values that are forgotten when their time is over. */

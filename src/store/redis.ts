@@ -1,6 +1,7 @@
 import type { SessionEvent } from '../core/events.ts'
 import type { RecordType, Seal } from '../core/seal.ts'
 import type { EndReason } from '../core/session.ts'
+import { type StepUp, stepUpLifetime } from '../core/step-up.ts'
 import { type Transaction, transactionLifetime } from '../core/transaction.ts'
 import { answered } from './redis/answered.ts'
 import { createRedisClient, createSubscriber, type RedisAddress } from './redis/client.ts'
@@ -57,6 +58,17 @@ export function createRedisStore(options: RedisStoreOptions): Store {
 
     putLogout: (id, address) => putOnce('logout', id, address, logoutLifetime),
     takeLogout: async id => (await takeOnce('logout', id))?.text ?? null,
+
+    putStepUp: (id, stepUp) => putOnce('step-up', id, JSON.stringify(stepUp), stepUpLifetime),
+    async takeStepUp(id) {
+      const taken = await takeOnce('step-up', id)
+      return taken && (JSON.parse(taken.text) as StepUp)
+    },
+    async countStepUp(id, add) {
+      const key = keys.once('step-ups', id)
+      if (add === 0) return Number((await answered(client.get(key))) ?? 0)
+      return await answered(client.countUp(key, stepUpLifetime * 1000))
+    },
 
     async isLogoutTokenSpent(id) {
       return (await answered<number>(client.exists(keys.once('logout-token', id)))) > 0

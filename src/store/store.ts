@@ -1,5 +1,7 @@
+import type { Challenge } from '../core/challenge.ts'
 import type { RevocationReason, SessionEvent } from '../core/events.ts'
 import type { EndReason, Session, StoredSession } from '../core/session.ts'
+import type { StepUp } from '../core/step-up.ts'
 import type { AccessToken, TokenSet } from '../core/token-set.ts'
 import type { Transaction } from '../core/transaction.ts'
 
@@ -51,8 +53,11 @@ export interface Touch {
  * @throws {StoreUnavailable} from every method, when the store gives no definite answer
  */
 export interface SessionStore {
-  /** Keeps a new session; both deadlines start now. Its access token is the one of {@link loginSlot}. */
-  createSession(session: Session, tokens: TokenSet): Promise<void>
+  /**
+   * Keeps a new session; both deadlines start now, but none lies further away than `withinMs`. Its access token is the one
+   * of {@link loginSlot}.
+   */
+  createSession(session: Session, tokens: TokenSet, withinMs?: number): Promise<void>
   /**
    * Reads a session; one past a deadline ends. Activity moves the idle deadline, but is written at most once per
    * {@link touchIntervalMs}: `touched` tells the caller whether to remember it for {@link touchSessions}.
@@ -81,6 +86,8 @@ export interface TokenRefusal {
   code: 'step_up_required' | 'forbidden' | 'bad_upstream'
   /** For the log. */
   detail: string | undefined
+  /** What the user has to do. */
+  challenge?: Challenge
 }
 
 /** What a refresh brought, to be stored before anybody uses it. */
@@ -105,11 +112,12 @@ export interface Renewal {
 export interface RefreshStore {
   /**
    * Asks for the lease. `version` is that of the tokens on which the wish rests. `interrupted` tells that an earlier
-   * holder asked the provider and never came back. `forced` is granted once per {@link forcedCooldownMs} and session.
+   * holder asked the provider and never came back. `forced` is granted once per {@link forcedCooldownMs} and session, or
+   * slot if it is also `demanding`: more is asked of the token than its scope, and refusals of that are remembered apart.
    */
   beginRefresh(
     id: string,
-    wish: { slot: string; owner: string; version: number; forced: boolean },
+    wish: { slot: string; owner: string; version: number; forced: boolean; demanding?: boolean },
   ): Promise<RefreshStart>
   renewRefresh(id: string, owner: string): Promise<void>
   /**
@@ -127,6 +135,8 @@ export interface RefreshStore {
 /** A slot whose token was refused. */
 export interface RefusedSlot {
   slot: string
+  /** Refused was what was asked beyond its scope; without that there may well be a token. */
+  demanding?: boolean
   refusal: TokenRefusal
 }
 
@@ -212,6 +222,20 @@ export interface LogoutStore {
 }
 
 /**
+ * Stronger logins that are asked for.
+ *
+ * @throws {StoreUnavailable} from every method, when the store gives no definite answer
+ */
+export interface StepUpStore {
+  /** Keeps what a login is to do for {@link stepUpLifetime}. */
+  putStepUp(id: string, stepUp: StepUp): Promise<void>
+  /** Takes it out; exactly one caller gets it. */
+  takeStepUp(id: string): Promise<StepUp | null>
+  /** Adds to a count, and tells it. It is forgotten {@link stepUpLifetime} after it began. */
+  countStepUp(id: string, add: 0 | 1): Promise<number>
+}
+
+/**
  * Logout tokens that have done their work.
  *
  * @throws {StoreUnavailable} from every method, when the store gives no definite answer
@@ -253,6 +277,7 @@ export interface Store
     IndexStore,
     SessionEvents,
     LogoutStore,
+    StepUpStore,
     LogoutTokenStore {
   /** @throws {StoreUnavailable} when the store cannot serve */
   ping(): Promise<void>

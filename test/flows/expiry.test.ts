@@ -98,6 +98,23 @@ test('a session nobody asks for ends within a second of its deadline, not before
   t.match(ended, [{ session: { id }, reason: 'idle' }])
 })
 
+// A session that goes on from another has less time left than its idle timeout, and nobody looks for it so soon.
+test('a session that began with little time left ends in time when the sweeper is told', async t => {
+  const { clock, memory, sweeper, ended, ticks } = setUp(t)
+  const expiry = sweeper()
+  clock.advance(1000)
+  await ticks()
+  const { session } = openSession(identity, { userAgent: '', address: '' }, clock.now())
+  await memory.createSession(session, tokens('rt'), 5000)
+  expiry.within(session.id, 5000)
+  clock.advance(4999)
+  await ticks()
+  t.same(ended, [])
+  clock.advance(1000)
+  t.ok(await eventually(() => ended.length === 1))
+  t.match(ended, [{ session: { id: session.id }, reason: 'absolute' }])
+})
+
 test('of several sweepers one ends a session and one revokes its token', async t => {
   const { clock, sweeper, open, ended, revoked, ticks } = setUp(t)
   for (let count = 0; count < 5; count += 1) sweeper()

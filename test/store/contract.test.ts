@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Test, test } from 'tap'
+import { challengeOf } from '../../src/core/challenge.ts'
 import { StoreUnavailable } from '../../src/core/errors.ts'
 import type { SessionEvent } from '../../src/core/events.ts'
 import { hash, randomToken } from '../../src/core/random.ts'
@@ -29,6 +30,8 @@ const identity = {
   nonce: 'nonce',
   authTime: undefined,
 }
+const asked = { claims: '{"access_token":{}}', acrValues: 'gold', maxAge: 5 }
+const challenge = challengeOf({ upstream: 'a', slot: 'a', scope: 'x' }, asked)
 const client = { userAgent: 'test', address: '192.0.2.1' }
 const tokens = { access: { value: 'at', expiresAt: 2, refreshAt: 1, scope: undefined }, refresh: 'rt' }
 const look: Touch = { slot: loginSlot, active: false, pendingAgeMs: null }
@@ -400,6 +403,57 @@ for (const [name, open] of Object.entries({ memory, redis })) {
     await store.endSession(id, 'admin')
     await store.abandonRefresh(id, 'third', { unsure: false, refused: { slot: 'x', refusal } })
     t.match((await store.getSession(id, use)).found, { state: 'ended' }, 'and revives nothing')
+  })
+
+  test(`${name}: what is demanded beyond a scope is refused and forced apart from the scope itself`, async t => {
+    const { store } = await open(t, minute)
+    const { id } = await create(store)
+    const refusal = { code: 'step_up_required', detail: 'why', challenge } as const
+    const demanding = { ...wishOf('first'), forced: true, demanding: true }
+    t.match(await store.beginRefresh(id, demanding), { state: 'granted' })
+    const refused = { slot: demanding.slot, demanding: true, refusal }
+    await store.abandonRefresh(id, 'first', { unsure: false, refused })
+    t.same(await store.beginRefresh(id, { ...demanding, forced: false }), { state: 'refused', refusal })
+    t.match(await store.beginRefresh(id, { ...wishOf('first'), forced: true }), { state: 'granted' }, 'the scope alone')
+    await store.abandonRefresh(id, 'first', { unsure: false })
+    t.match(await store.beginRefresh(id, { ...demanding, slot: 'other' }), { state: 'granted' }, 'another slot')
+    t.equal(await store.saveRefresh(id, 'first', 0, { ...renewal, slot: 'other' }), 'saved')
+    t.same(await store.beginRefresh(id, { ...demanding, slot: 'other', version: 1 }), { state: 'cooldown' })
+  })
+
+  test(`${name}: a session ends by the deadline that it took over`, async t => {
+    const { store, pass } = await open(t, minute)
+    const short = newSession()
+    await store.createSession(short, tokens, 1000)
+    const long = newSession()
+    await store.createSession(long, tokens, 10 * 60_000)
+    const left = async (session: Session) => {
+      const { found } = await store.getSession(session.id, look)
+      return found?.state === 'live' ? found.stored.absoluteExpiresInMs : 0
+    }
+    t.ok((await left(short)) <= 1000)
+    t.ok((await left(long)) <= 60_000, 'never further away than that of a new session')
+    await pass(1100)
+    t.match((await store.getSession(short.id, look)).found, { state: 'ended', reason: 'absolute' })
+    t.match((await store.getSession(long.id, look)).found, { state: 'live' })
+  })
+
+  test(`${name}: a step-up is taken once, and counted`, async t => {
+    const { store } = await open(t, minute)
+    const [id, counter] = [randomToken(), randomToken()]
+    const stepUp = { challenge, lineage: 'first', identity: { ...identity, authTime: 7 }, loginHint: 'alice' }
+    await store.putStepUp(id, stepUp)
+    const taken = await Promise.all([store.takeStepUp(id), store.takeStepUp(id), store.takeStepUp(id)])
+    t.match(
+      taken.filter(one => one !== null),
+      [JSON.parse(JSON.stringify(stepUp))],
+    )
+    t.equal(taken.filter(one => one !== null).length, 1)
+    t.equal(await store.takeStepUp(randomToken()), null)
+    t.equal(await store.countStepUp(counter, 0), 0)
+    const counts = await Promise.all([1, 2, 3].map(() => store.countStepUp(counter, 1)))
+    t.same(counts.sort(), [1, 2, 3])
+    t.equal(await store.countStepUp(counter, 0), 3)
   })
 
   test(`${name}: a token may be queued to be revoked later`, async t => {

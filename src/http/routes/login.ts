@@ -31,6 +31,8 @@ const sentences: Record<LoginRejection | 'unavailable', string> = {
   provider_error: 'The identity provider reported an error.',
   invalid_response: 'The answer of the identity provider could not be verified.',
   tenant_not_allowed: 'Users of your organisation may not sign in here.',
+  too_weak: 'The sign-in was not as strong as was asked for.',
+  another_user: 'Somebody else signed in than the user of this session.',
   unavailable: 'The identity provider cannot be used at the moment. Try again later.',
 }
 
@@ -44,11 +46,13 @@ export function createLoginRoutes(deps: LoginRouteDeps) {
    */
   const refuse = (reply: FastifyReply, status: number, reason: keyof typeof sentences, reference: string) => {
     const next = `${failedUrl}?reason=${reason}&reference=${reference}`
+    // These leave the session as it was: gone on at once, the page would never be read.
+    const stays = reason === 'too_weak' || reason === 'another_user'
     return sendPage(reply, {
       status,
       title: 'The sign-in was not completed',
       text: sentences[reason],
-      hop: next,
+      ...(!stays && { hop: next }),
       link: { href: next, label: 'Continue' },
       reference,
     })
@@ -114,7 +118,7 @@ function userAgentOf(request: FastifyRequest): string {
 
 /** The parameters that a browser may shape a login by; all others are ignored, and none may be repeated. */
 function loginRequest(query: URLSearchParams): Omit<LoginRequest, 'previousSessionId'> {
-  for (const name of ['returnUrl', 'prompt', 'login_hint'])
+  for (const name of ['returnUrl', 'prompt', 'login_hint', 'step_up'])
     if (query.getAll(name).length > 1) throw new BadRequest(`${name} must be given once`)
   const asked = query.get('prompt') || undefined
   const prompt = prompts.find(word => word === asked)
@@ -122,7 +126,8 @@ function loginRequest(query: URLSearchParams): Omit<LoginRequest, 'previousSessi
   const loginHint = query.get('login_hint') || undefined
   if (loginHint !== undefined && !/^[\x20-\x7e\u00a0-\uffff]{1,320}$/.test(loginHint))
     throw new BadRequest('login_hint must be at most 320 printable characters')
-  return { returnUrl: query.get('returnUrl') ?? '/', prompt, loginHint }
+  const stepUp = query.get('step_up') || undefined
+  return { returnUrl: query.get('returnUrl') ?? '/', prompt, loginHint, stepUp }
 }
 
 /** RFC 6749 §3.1: parameters must not be repeated, and those sent without a value count as omitted. */

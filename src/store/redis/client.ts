@@ -22,6 +22,7 @@ export type RedisClient = Redis &
     | 'saveRefresh'
     | 'abandonRefresh'
     | 'takeOnceBuffer'
+    | 'countUp'
     | 'addToIndex'
     | 'markIndexEnded',
     Script

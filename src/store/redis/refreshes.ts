@@ -1,6 +1,13 @@
 import type { Seal } from '../../core/seal.ts'
 import { refreshTokenId, type StoredSession } from '../../core/session.ts'
-import { forcedCooldownMs, type RefreshStore, refreshLeaseMs, refusalRestMs, type TokenRefusal } from '../store.ts'
+import {
+  forcedCooldownMs,
+  type RefreshStore,
+  type RefusedSlot,
+  refreshLeaseMs,
+  refusalRestMs,
+  type TokenRefusal,
+} from '../store.ts'
 import { answered } from './answered.ts'
 import type { RedisClient } from './client.ts'
 import type { Keys } from './keys.ts'
@@ -21,14 +28,24 @@ export function createRedisRefreshes(options: {
 }): RefreshStore {
   const { client, seal, keys, openLive } = options
 
+  const sealRefusal = (id: string, { slot, demanding = false, refusal }: RefusedSlot) => {
+    const sealed = seal.seal('refusal', tokenId(id, slot), JSON.stringify(refusal))
+    return [refusalField(slot, demanding), sealed, refusalRestMs]
+  }
+  const openRefusal = (id: string, sealed: Buffer): TokenRefusal => {
+    const text = seal.open('refusal', id, sealed)
+    return text === null ? { code: 'bad_upstream', detail: 'the refusal is unreadable' } : JSON.parse(text)
+  }
+
   return {
-    async beginRefresh(id, { slot, owner, version, forced }) {
-      const wish = [slot, owner, version, refreshLeaseMs, forced ? 1 : 0, forcedCooldownMs]
+    async beginRefresh(id, { slot, owner, version, forced, demanding = false }) {
+      const fields = [refusalField(slot, demanding), demanding ? `forced:${slot}` : 'forced']
+      const wish = [slot, owner, version, refreshLeaseMs, forced ? 1 : 0, forcedCooldownMs, ...fields]
       const reply = await answered<BeginReply>(client.beginRefreshBuffer(keys.bucketFor(id), keys.channel, id, ...wish))
       const state = reply[0].toString()
       if (state === 'held' || state === 'cooldown') return { state }
       if (state === 'gone') return { state }
-      if (state === 'refused') return { state, refusal: JSON.parse(reply[1].toString()) as TokenRefusal }
+      if (state === 'refused') return { state, refusal: openRefusal(tokenId(id, slot), reply[1]) }
       const [name, session, access, current, idle, absolute, refresh, interrupted] = reply
       const stored = openLive(id, slot, [name, session, access, current, idle, absolute, 0])
       if (stored === null) return { state: 'gone' }
@@ -52,8 +69,12 @@ export function createRedisRefreshes(options: {
     },
 
     async abandonRefresh(id, owner, { unsure, refused }) {
-      const rest = refused === undefined ? [] : [refused.slot, JSON.stringify(refused.refusal), refusalRestMs]
+      const rest = refused === undefined ? [] : sealRefusal(id, refused)
       await answered(client.abandonRefresh(keys.bucketFor(id), keys.channel, id, owner, unsure ? 1 : 0, ...rest))
     },
   }
+}
+
+function refusalField(slot: string, demanding: boolean): string {
+  return demanding ? `refused:${slot}+` : `refused:${slot}`
 }

@@ -3,8 +3,8 @@
  * keys of that bucket alone, so that it runs on one slot of a cluster, and tells the time by Redis's own clock.
  *
  *   session:<id>   hash: session, refresh, id_token, access:<slot> (sealed); idle, absolute (deadlines, ms); version of the tokens;
- *                  pending (a refresh was begun and not ended); forced (time of the last forced refresh, ms);
- *                  refused:<slot> (until when no token is asked for, ms, and the refusal as JSON)
+ *                  pending (a refresh was begun and not ended); forced, forced:<slot> (time of the last forced refresh, ms);
+ *                  refused:<slot>, refused:<slot>+ (until when no token is asked for, ms, and the sealed refusal)
  *   lease:<id>     string: who refreshes the session's tokens
  *   ended:<id>     string: why the session ended
  *   due            sorted set: session ids by a deadline that is never later than the true one
@@ -67,15 +67,15 @@ export function createScripts({ tombstoneMs, warningMs }: { tombstoneMs: number;
   return {
     /**
      * ARGV: channel, id, sealed session, sealed access token, sealed refresh token or '', idle timeout ms, absolute
-     * timeout ms, sealed ID token or ''.
+     * timeout ms, ms to this session's own absolute deadline, sealed ID token or ''.
      */
     createSession: `${prelude}
-local id, absolute = ARGV[2], now + tonumber(ARGV[7])
+local id, absolute = ARGV[2], now + tonumber(ARGV[8])
 local idle = math.min(now + tonumber(ARGV[6]), absolute)
 redis.call('HSET', sessionKey(id), 'session', ARGV[3], 'access:login', ARGV[4],
   'idle', idle, 'absolute', absolute, 'version', 0)
 if ARGV[5] ~= '' then redis.call('HSET', sessionKey(id), 'refresh', ARGV[5]) end
-if ARGV[8] ~= '' then redis.call('HSET', sessionKey(id), 'id_token', ARGV[8]) end
+if ARGV[9] ~= '' then redis.call('HSET', sessionKey(id), 'id_token', ARGV[9]) end
 redis.call('PEXPIREAT', sessionKey(id), absolute + ${retentionMs})
 redis.call('ZADD', bucket .. 'due', idle, id)
 redis.call('PEXPIRE', bucket .. 'due', tonumber(ARGV[7]) + ${retentionMs})`,
@@ -112,14 +112,14 @@ if idle <= 0 or absolute <= 0 then return nil end
 return { 'live', fields[1], '', tonumber(fields[4]), idle, absolute, 0 }`,
 
     /**
-     * ARGV: channel, id, slot, owner, version, lease ms, forced (1, 0), cooldown ms.
+     * ARGV: channel, id, slot, owner, version, lease ms, forced (1, 0), cooldown ms, fields of the refusal and of the forced refresh.
      * → 'gone' · 'held' · 'cooldown' · 'refused', refusal · 'changed' or 'granted', session, access or '', version, idle, absolute ms left,
      *   refresh or '', interrupted
      */
     beginRefresh: `${prelude}
 local id, lease = ARGV[2], bucket .. 'lease:' .. ARGV[2]
 local fields = redis.call('HMGET', sessionKey(id), 'session', 'access:' .. ARGV[3], 'version', 'idle', 'absolute',
-  'refresh', 'pending', 'forced', 'refused:' .. ARGV[3])
+  'refresh', 'pending', ARGV[10], ARGV[9])
 if not fields[1] then return { 'gone' } end
 local reply = { 'changed', fields[1], fields[2] or '', tonumber(fields[3]), fields[4] - now, fields[5] - now, '', 0 }
 if fields[3] ~= ARGV[5] then return reply end
@@ -129,7 +129,7 @@ local restsUntil, refusal = string.match(fields[9] or '', '^(%d+) (.*)$')
 if restsUntil and now < tonumber(restsUntil) then return { 'refused', refusal } end
 if ARGV[7] == '1' and not holder then
   if fields[8] and now - fields[8] < tonumber(ARGV[8]) then return { 'cooldown' } end
-  redis.call('HSET', sessionKey(id), 'forced', now)
+  redis.call('HSET', sessionKey(id), ARGV[10], now)
 end
 redis.call('SET', lease, ARGV[4], 'PX', ARGV[6])
 redis.call('HSET', sessionKey(id), 'pending', ARGV[4])
@@ -161,7 +161,7 @@ if ARGV[8] ~= '' then redis.call('HSET', sessionKey(id), 'session', ARGV[8]) end
 redis.call('PUBLISH', channel, 'refreshed ' .. id)
 return 'saved'`,
 
-    /** ARGV: channel, id, owner, whether the token may be used up (1, 0), then of a refused slot: slot, refusal, rest ms. */
+    /** ARGV: channel, id, owner, whether the token may be used up (1, 0), then of a refused slot: field, refusal, rest ms. */
     abandonRefresh: `${prelude}
 local id, lease = ARGV[2], bucket .. 'lease:' .. ARGV[2]
 if redis.call('GET', lease) == ARGV[3] then redis.call('DEL', lease) end
@@ -169,7 +169,7 @@ if ARGV[4] == '0' and redis.call('HGET', sessionKey(id), 'pending') == ARGV[3] t
   redis.call('HDEL', sessionKey(id), 'pending')
 end
 if ARGV[5] and redis.call('EXISTS', sessionKey(id)) == 1 then
-  redis.call('HSET', sessionKey(id), 'refused:' .. ARGV[5], (now + ARGV[7]) .. ' ' .. ARGV[6])
+  redis.call('HSET', sessionKey(id), ARGV[5], (now + ARGV[7]) .. ' ' .. ARGV[6])
 end
 redis.call('PUBLISH', channel, 'refreshed ' .. id)`,
 
@@ -249,6 +249,12 @@ end`,
 local value = redis.call('GETDEL', KEYS[1])
 local time = redis.call('TIME')
 return value and { value, time[1] * 1000 + math.floor(time[2] / 1000) }`,
+
+    /** KEYS: a count · ARGV: lifetime ms. → the count, this one included */
+    countUp: `
+local count = redis.call('INCR', KEYS[1])
+if count == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+return count`,
 
     /** KEYS: members of an index · ARGV: id, absolute timeout ms. Entries older than that name nothing live. */
     addToIndex: `

@@ -83,12 +83,13 @@ export function createRedisSessions(options: RedisSessionsOptions) {
   const store: SessionStore & ExpiryStore = {
     buckets,
 
-    async createSession({ id, ...rest }, tokens) {
+    async createSession({ id, ...rest }, tokens, withinMs = absoluteMs) {
       const session = seal.seal('session', id, JSON.stringify({ id, ...rest }))
       const access = seal.seal('access', tokenId(id, loginSlot), JSON.stringify(tokens.access))
       const refresh = tokens.refresh === undefined ? '' : seal.seal('refresh', refreshTokenId(id, 0), tokens.refresh)
       const idToken = tokens.idToken === undefined ? '' : seal.seal('id_token', id, tokens.idToken)
-      const args = [keys.channel, id, session, access, refresh, idleMs, absoluteMs, idToken]
+      const ownMs = Math.floor(Math.min(withinMs, absoluteMs))
+      const args = [keys.channel, id, session, access, refresh, idleMs, absoluteMs, ownMs, idToken]
       await answered(client.createSession(keys.bucketFor(id), ...args))
     },
 
