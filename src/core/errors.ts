@@ -111,15 +111,22 @@ export class StoreUnavailable extends GatewayError {
 export class ProviderUnavailable extends GatewayError {
   /** Whether the provider may have processed the request all the same: the answer was lost, not the question. */
   readonly ambiguous: boolean
+  /** Whether it may be this request alone that gets such an answer: it says nothing of the provider's health. */
+  readonly isolated: boolean
   /** Seconds that the provider itself asked to wait. */
   readonly askedToWait: number | undefined
 
-  constructor({ ambiguous = false, ...details }: ErrorDetails & { ambiguous?: boolean } = {}) {
+  constructor({
+    ambiguous = false,
+    isolated = false,
+    ...details
+  }: ErrorDetails & { ambiguous?: boolean; isolated?: boolean } = {}) {
     super('provider_unavailable', 'The identity provider cannot be reached. Try again shortly.', {
       retryAfter: 5,
       ...details,
     })
     this.ambiguous = ambiguous
+    this.isolated = isolated
     this.askedToWait = details.retryAfter
   }
 }

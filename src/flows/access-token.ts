@@ -47,28 +47,50 @@ export interface AccessTokensDeps {
   elapsed: Elapsed
 }
 
-/** How long a request waits for a refresh, and how long a failed one in the background is let rest. */
+/** How long a request waits for a refresh, and how long a failed one is let rest. */
 const [patienceMs, restMs] = [12_000, 5000]
+const mostResting = 10_000
 
 export function createAccessTokens({ refreshTokens, clock, elapsed }: AccessTokensDeps): AccessTokens {
   const flights = new Map<string, Promise<AccessToken | null>>()
-  /** Until when no background refresh is tried again, by session and slot. */
-  const resting = new Map<string, number>()
+  /**
+   * Until when no refresh is tried again in the background, or, after an answer that concerns this session alone, at
+   * all: no breaker spares the provider then. By session and slot.
+   */
+  const resting = new Map<string, { until: number; isolated: boolean }>()
+
+  const restOf = (stored: StoredSession, { slot }: TokenAudience) => {
+    const key = `${stored.session.id} ${slot}`
+    const rest = resting.get(key)
+    const leftMs = (rest?.until ?? 0) - elapsed()
+    if (leftMs > 0) return { leftMs, isolated: rest?.isolated === true }
+    resting.delete(key)
+    return null
+  }
+
+  const letRest = (stored: StoredSession, { slot }: TokenAudience, isolated: boolean) => {
+    if (resting.size >= mostResting) resting.clear()
+    resting.set(`${stored.session.id} ${slot}`, { until: elapsed() + restMs, isolated })
+  }
 
   const fly = (stored: StoredSession, audience: TokenAudience, forced: boolean) => {
     const key = `${stored.session.id} ${audience.slot} ${forced} ${audience.claims ?? ''}`
-    const flight = flights.get(key) ?? refreshTokens(stored, audience, { forced }).finally(() => flights.delete(key))
+    const known = flights.get(key)
+    if (known !== undefined) return known
+    const flight = refreshTokens(stored, audience, { forced })
+      .catch(error => {
+        if (error instanceof ProviderUnavailable && error.isolated) letRest(stored, audience, true)
+        throw error
+      })
+      .finally(() => flights.delete(key))
     flights.set(key, flight)
     return flight
   }
 
   const flyInBackground = (stored: StoredSession, audience: TokenAudience) => {
-    const key = `${stored.session.id} ${audience.slot}`
-    if ((resting.get(key) ?? 0) > elapsed()) return
-    resting.delete(key)
+    if (restOf(stored, audience) !== null) return
     fly(stored, audience, false).catch(() => {
-      if (resting.size > 10_000) resting.clear()
-      resting.set(key, elapsed() + restMs)
+      if (restOf(stored, audience) === null) letRest(stored, audience, false)
     })
   }
 
@@ -94,6 +116,9 @@ export function createAccessTokens({ refreshTokens, clock, elapsed }: AccessToke
         if (clock.now() >= token.refreshAt) flyInBackground(stored, audience)
         return token.value
       }
+      const rest = restOf(stored, audience)
+      if (rest?.isolated)
+        throw new ProviderUnavailable({ detail: 'a failed refresh rests', retryAfter: Math.ceil(rest.leftMs / 1000) })
       const renewed = await patiently(flyWithDemanded(stored, audience))
       if (renewed === null) throw new ProviderUnavailable({ detail: 'no token came of the refresh' })
       return renewed.value

@@ -5,7 +5,7 @@ import { ProviderUnavailable } from '../core/errors.ts'
 export interface Breaker {
   /**
    * Runs a call unless the breaker is open. After some failures in a row it opens for a while, then lets single calls
-   * through until one succeeds.
+   * through until one succeeds. What may be the fault of one request alone does not count, neither way.
    *
    * @throws {ProviderUnavailable} at once while it is open, with the time to wait
    */
@@ -22,7 +22,7 @@ export function createBreaker({ elapsed, random }: { elapsed: Elapsed; random: (
   let probing = false
 
   const fail = (error: unknown) => {
-    if (!(error instanceof ProviderUnavailable)) return
+    if (!(error instanceof ProviderUnavailable) || error.isolated) return
     failures += 1
     const exponent = Math.max(0, failures - failuresToOpen)
     const backoffMs = failures >= failuresToOpen ? Math.min(shortestOpenMs * 2 ** exponent, longestOpenMs) : 0
@@ -39,7 +39,8 @@ export function createBreaker({ elapsed, random }: { elapsed: Elapsed; random: (
           detail: 'the provider is being spared after failures',
           retryAfter: Math.max(1, Math.ceil(waitMs / 1000)),
         })
-      probing = failures >= failuresToOpen
+      const isProbe = failures >= failuresToOpen
+      probing = isProbe
       try {
         const result = await call()
         failures = 0
@@ -48,7 +49,8 @@ export function createBreaker({ elapsed, random }: { elapsed: Elapsed; random: (
         fail(error)
         throw error
       } finally {
-        probing = false
+        // Of earlier calls some may come back only now.
+        if (isProbe) probing = false
       }
     },
   }

@@ -29,8 +29,8 @@ export interface Refreshing {
 const waitLimitMs = 11_000
 /** Waiters are woken; this is for a word that was lost. */
 const lostWordMs = 400
-/** An earlier holder may be alive and trying to store what it has. */
-const interruptedGraceMs = 1000
+/** An earlier holder may be alive and trying to store what it has: as soon as its link to the store is up again. */
+const absentGraceMs = 3000
 
 /**
  * Refreshes the tokens of a session: under a lease, from what was read under it, and stored before anybody uses it. A
@@ -64,13 +64,14 @@ export function createRefreshing({ store, renew, clock, elapsed }: RefreshDeps):
       saved = !('again' in renewed)
       return renewed
     } catch (error) {
-      // Without a refresh token the provider was not asked, and the answer changes when the access token is over.
-      if (held.refreshToken !== null) refusal = refusalOf(error)
+      refusal = refusalOf(error)
       throw error
     } finally {
       clearInterval(renewal)
       const demanding = audience.claims !== undefined
-      const refused = refusal === null ? {} : { refused: { slot: audience.slot, demanding, refusal } }
+      // Without a refresh token nobody was asked, and the answer changes when the access token is over.
+      const asked = held.refreshToken !== null
+      const refused = refusal === null || !asked ? {} : { refused: { slot: audience.slot, demanding, refusal } }
       // What cannot be told now, the end of the lease tells.
       if (!saved) await store.abandonRefresh(id, owner, { unsure: held.interrupted, ...refused }).catch(() => {})
     }
@@ -95,36 +96,42 @@ export function createRefreshing({ store, renew, clock, elapsed }: RefreshDeps):
       return { slot: audience.slot, owner, version, forced, demanding }
     }
     let { version } = stored
-    let interrupted = false
-    while (elapsed() < giveUpAt) {
-      const start = await begin(id, wishOf(version))
-      switch (start.state) {
-        case 'gone':
-          throw await whyGone(store, id)
-        case 'cooldown':
-          return null
-        case 'refused':
-          throw errorOf(start.refusal, audience)
-        case 'held':
-          await word(id)
-          break
-        case 'changed': {
-          const token = start.stored.accessToken
-          if (token !== null && isNews(token, stored, forced, clock.now())) return token
-          version = start.stored.version
-          break
-        }
-        case 'granted': {
-          if (start.interrupted && !interrupted) {
-            // The lease stays ours; should the earlier holder come back with what it has, the version tells.
-            interrupted = true
-            await sleep(interruptedGraceMs)
+    // Whether the lease is ours and nothing was done with it yet.
+    let idle = false
+    try {
+      while (elapsed() < giveUpAt) {
+        const start = await begin(id, wishOf(version))
+        switch (start.state) {
+          case 'gone':
+            throw await whyGone(store, id)
+          case 'cooldown':
+            return null
+          case 'refused':
+            throw errorOf(start.refusal, audience)
+          case 'held':
+            await word(id)
+            break
+          case 'changed': {
+            const token = start.stored.accessToken
+            if (token !== null && isNews(token, stored, forced, clock.now())) return token
+            version = start.stored.version
             break
           }
-          const result = await hold({ ...start, owner, interrupted }, audience)
-          if (!('again' in result)) return result
+          case 'granted': {
+            idle = start.mayReturn
+            if (idle) {
+              // The lease stays ours; should the earlier holder come back with what it has, the version tells.
+              await sleep(absentGraceMs)
+              break
+            }
+            const result = await hold({ ...start, owner }, audience)
+            // One that took so long to be stored that it is over is replaced in its turn.
+            if (!('again' in result) && clock.now() < result.expiresAt) return result
+          }
         }
       }
+    } finally {
+      if (idle) await store.abandonRefresh(id, owner, { unsure: false }).catch(() => {})
     }
     throw new ProviderUnavailable({ detail: 'another process is still refreshing', retryAfter: 1 })
   }

@@ -19,6 +19,7 @@ import type { Breaker } from './breaker.ts'
 import type { EndSession } from './end-session.ts'
 import { insist } from './insist.ts'
 import type { RevokeToken } from './revocation.ts'
+import { createTurns } from './turns.ts'
 
 /** A session whose refresh token is ours alone for now. */
 export type Held = Omit<Extract<RefreshStart, { state: 'granted' }>, 'state'> & { owner: string }
@@ -51,30 +52,47 @@ export interface RenewDeps {
   random: () => number
 }
 
-type Refreshed = Extract<Refresh, { outcome: 'refreshed' }>
-type Impostor = Extract<Refresh, { outcome: 'impostor' }>
+/** What the provider answered, and when it was asked, in milliseconds since the epoch: new tokens are that old. */
+type Answer = Refresh & { askedAt: number }
+type Refreshed = Extract<Answer, { outcome: 'refreshed' }>
+type Impostor = Extract<Answer, { outcome: 'impostor' }>
+
+/** Refreshes at a time, in one process: sessions that come by the thousand must not all connect at once. */
+const concurrency = 100
 
 const loginAudience: TokenAudience = { slot: loginSlot, upstream: 'login', scope: undefined, resource: undefined }
 
 export function createRenew(deps: RenewDeps): Renew {
   const { store, provider, breaker, audit, clock } = deps
+  const turns = createTurns(concurrency)
 
   /** Presents a token, and once more when it is not known whether the provider has seen it. */
-  const present = async (held: Held, token: string, audience: TokenAudience): Promise<Refresh> => {
-    const call = () => breaker.run(() => ask(token, held.stored.session, audience))
+  const present = async (held: Held, token: string, audience: TokenAudience): Promise<Answer | Again> => {
+    // Whoever has waited for a turn may find the breaker open by then.
+    const call = () => turns(() => breaker.run(() => ask(token, held.stored.session, audience)))
     try {
       return await call()
     } catch (error) {
       if (!(error instanceof ProviderUnavailable) || !error.ambiguous) throw error
       // Whatever comes now, the token may have been used up: a refusal then speaks of that and of no thief.
       held.interrupted = true
-      return await call()
+      // It took its time; another holder may have replaced the token since.
+      return (await isStillOurs(held, audience)) ? await call() : { again: true }
     }
   }
 
-  const ask = async (token: string, session: Session, audience: TokenAudience): Promise<Refresh> => {
+  /** Whether the lease is still ours, and what we hold is still the session's newest token. */
+  const isStillOurs = async ({ owner, stored }: Held, { slot }: TokenAudience): Promise<boolean> => {
+    const { session, version } = stored
+    const now = await store.beginRefresh(session.id, { slot, owner, version, forced: false })
+    if (now.state === 'gone') throw await whyGone(store, session.id)
+    return now.state === 'granted'
+  }
+
+  const ask = async (token: string, session: Session, audience: TokenAudience): Promise<Answer> => {
+    const askedAt = clock.now()
     const result = await provider.refresh(token, session.identity, audience)
-    if (result.outcome !== 'client_refused') return result
+    if (result.outcome !== 'client_refused') return { ...result, askedAt }
     // Nobody's fault but the operator's: all sessions wait until the client is accepted again.
     throw new ProviderUnavailable({
       ...(result.detail !== undefined && { detail: result.detail }),
@@ -82,9 +100,18 @@ export function createRenew(deps: RenewDeps): Renew {
     })
   }
 
-  /** Keeps the new tokens and tries until the store takes them: they are the only ones there are. */
-  const save = ({ owner, stored }: Held, renewal: Renewal) =>
-    insist(() => store.saveRefresh(stored.session.id, owner, stored.version, renewal))
+  /** Keeps the new tokens and tries until the store takes them: they are the only ones there are. False: too late. */
+  const save = async (held: Held, renewal: Renewal): Promise<boolean> => {
+    const { owner, stored } = held
+    const { id } = stored.session
+    const outcome = await insist(() => store.saveRefresh(id, owner, stored.version, renewal))
+    if (outcome === 'gone') {
+      deps.revokeSoon(id)
+      throw await whyGone(store, id)
+    }
+    if (outcome === 'superseded') await setAside(held, renewal.refresh)
+    return outcome === 'saved'
+  }
 
   const finish = async (held: Held, audience: TokenAudience, result: Refreshed): Promise<AccessToken | Again> => {
     const { session, ...stored } = held.stored
@@ -92,21 +119,13 @@ export function createRenew(deps: RenewDeps): Renew {
     const before = stored.accessToken?.scope
     const access = accessTokenFrom(
       { ...result.tokens, scope: result.tokens.scope ?? before },
-      clock.now(),
+      result.askedAt,
       deps.random(),
     )
     const claims = result.claims && provider.renewedClaims(session.identity, result.claims)
     const renewed = claims === null ? undefined : { ...session, identity: { ...session.identity, claims } }
     const refresh = result.tokens.refreshToken ?? held.refreshToken ?? ''
-    const outcome = await save(held, { slot, access, refresh, session: renewed })
-    if (outcome === 'gone') {
-      deps.revokeSoon(session.id)
-      throw await whyGone(store, session.id)
-    }
-    if (outcome === 'superseded') {
-      await setAside(held, refresh)
-      return { again: true }
-    }
+    if (!(await save(held, { slot, access, refresh, session: renewed }))) return { again: true }
     const handle = sessionHandle(session.id)
     audit({ event: 'tokens_refreshed', session: handle, upstream })
     const changes = scopeChanges(before, access.scope)
@@ -124,13 +143,11 @@ export function createRenew(deps: RenewDeps): Renew {
   }
 
   /** The provider says that the token is dead. Another holder may have replaced it; if not, this is the end. */
-  const dead = async (held: Held, { slot }: TokenAudience): Promise<Again> => {
-    const { owner, interrupted } = held
-    const { session, version } = held.stored
-    const now = await store.beginRefresh(session.id, { slot, owner, version, forced: false })
-    if (now.state === 'gone') throw await whyGone(store, session.id)
-    // Also when the lease was lost on the way: its new holder may be the one who has replaced the token.
-    if (now.state !== 'granted') return { again: true }
+  const dead = async (held: Held, audience: TokenAudience): Promise<Again> => {
+    const { interrupted } = held
+    const { session } = held.stored
+    // If the lease was lost on the way, its new holder may be the one who has replaced the token.
+    if (!(await isStillOurs(held, audience))) return { again: true }
     const reason = interrupted ? 'rotation_lost' : 'refresh_token_dead'
     const [handle, user] = [sessionHandle(session.id), userHandle(session.identity)]
     if (interrupted) audit({ event: 'rotation_lost', severity: 'high', session: handle })
@@ -143,7 +160,10 @@ export function createRenew(deps: RenewDeps): Renew {
   /** A refusal for one upstream may be about that upstream alone: the login's own token tells. */
   const refusedForUpstream = async (held: Held, token: string, audience: TokenAudience): Promise<Again> => {
     const confirmation = await present(held, token, loginAudience)
-    const judged = await judge(held, token, loginAudience, confirmation)
+    if ('again' in confirmation) return confirmation
+    // What was read with the session is this upstream's token, not the login's.
+    const forLogin = { ...held, stored: { ...held.stored, accessToken: null } }
+    const judged = await judge(forLogin, token, loginAudience, confirmation)
     if ('again' in judged) return judged
     throw new TokenRefused('forbidden', { detail: `no token is given for upstream ${audience.upstream}` })
   }
@@ -151,20 +171,16 @@ export function createRenew(deps: RenewDeps): Renew {
   const impostor = async ({ id, identity }: Session, { tokens }: Impostor): Promise<never> => {
     audit({ event: 'identity_changed', severity: 'high', session: sessionHandle(id), user: userHandle(identity) })
     if (tokens.refreshToken !== undefined) deps.revokeToken(tokens.refreshToken, 'identity_changed')
-    await deps.endSession(id, 'identity_changed')
+    // The token that the store still has is replaced, and must not be presented again.
+    await insist(() => deps.endSession(id, 'identity_changed'))
     throw new NotAuthenticated('identity_changed')
-  }
-
-  /** Nothing of the answer is of use but the refresh token in it. */
-  const keepRefreshToken = async (held: Held, { slot }: TokenAudience, refresh: string) => {
-    await save(held, { slot, access: held.stored.accessToken, refresh, session: undefined })
   }
 
   const judge = async (
     held: Held,
     token: string,
     audience: TokenAudience,
-    result: Refresh,
+    result: Answer,
   ): Promise<AccessToken | Again> => {
     if (result.outcome === 'refreshed') return finish(held, audience, result)
     const { session } = held.stored
@@ -174,7 +190,11 @@ export function createRenew(deps: RenewDeps): Renew {
     if (outcome === 'impostor') return impostor(session, result)
     if (outcome === 'dead')
       return audience.slot === loginSlot ? dead(held, audience) : refusedForUpstream(held, token, audience)
-    if (outcome === 'unusable') await keepRefreshToken(held, audience, result.refreshToken)
+    if (outcome === 'unusable') {
+      const { refreshToken: refresh } = result
+      const saved = await save(held, { slot: audience.slot, access: null, refresh, session: undefined })
+      if (!saved) return { again: true }
+    }
     const forLog = { ...(detail !== undefined && { detail }), advice }
     if (result.outcome === 'interaction') {
       const { claims, messageOnly = false } = result
@@ -197,7 +217,8 @@ export function createRenew(deps: RenewDeps): Renew {
   return async (held, audience) => {
     const { refreshToken } = held
     if (refreshToken === null) return withoutRefreshToken(held, audience)
-    return judge(held, refreshToken, audience, await present(held, refreshToken, audience))
+    const answer = await present(held, refreshToken, audience)
+    return 'again' in answer ? answer : judge(held, refreshToken, audience, answer)
   }
 }
 

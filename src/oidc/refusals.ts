@@ -19,8 +19,10 @@ export interface Refusal {
   messageOnly?: boolean
 }
 
+/** Entra ID's number for one session whose requests repeat themselves. */
+const loopDetected = 50196
 /** Entra ID's numbers for passing faults, whatever `error` says. They only ever soften a decision. */
-const passingNumbers = [90033, 90006, 90024, 50033, 50087, 90012, 90055, 90090, 50196]
+const passingNumbers = [90033, 90006, 90024, 50033, 50087, 90012, 90055, 90090, loopDetected]
 
 /** Entra ID's `suberror` values that ask for the user (the list of Microsoft's own client library). */
 const interactiveSuberrors = [
@@ -55,15 +57,19 @@ const classes: Record<string, Refusal['outcome'] | 'passing'> = {
  */
 export function classifyRefusal(status: number, body: unknown, place: Place = 'refresh'): Refusal {
   const { error, suberror, claims, error_codes } = (body ?? {}) as Record<string, unknown>
+  const numbers: unknown[] = Array.isArray(error_codes) ? error_codes : []
   const isObject = typeof body === 'object' && body !== null
   // Somebody in between may have put a page in the place of the provider's answer.
   const ambiguous = status === 200
   const advice = readAdvice(body, place)
-  const passing = () => new ProviderUnavailable({ detail: `the token endpoint answered ${status}`, advice, ambiguous })
+  // Some providers answer so for a refresh token that is over, and firewalls for one whose text they dislike.
+  const isolated = (status >= 400 && typeof error !== 'string' && status !== 401) || numbers.includes(loopDetected)
+  const passing = () =>
+    new ProviderUnavailable({ detail: `the token endpoint answered ${status}`, advice, ambiguous, isolated })
   if (status === 200 && isObject)
     return { outcome: 'misconfigured', detail: 'the token endpoint gave no usable token response', advice: noTokens }
   if (typeof error !== 'string') throw passing()
-  if (Array.isArray(error_codes) && error_codes.some(code => passingNumbers.includes(code))) throw passing()
+  if (numbers.some(number => passingNumbers.some(known => known === number))) throw passing()
   const detail = /^[a-z_]{1,64}$/.test(error) ? `token endpoint: ${error}` : 'token endpoint: unknown error'
   if (claims !== undefined || interactiveSuberrors.some(known => known === suberror))
     return { ...demandIn(claims, suberror), outcome: 'interaction', detail, advice }

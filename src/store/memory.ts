@@ -31,6 +31,8 @@ interface SessionEntry {
   lease: { owner: string; until: number } | null
   /** Who began a refresh and has not ended it. */
   pending: string | null
+  /** Whether an earlier one never did. */
+  unsure: boolean
   /** By slot, or '' for the session as a whole. */
   forcedAt: Map<string, number>
   refused: Map<string, { refusal: TokenRefusal; until: number }>
@@ -112,6 +114,7 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
         absolute,
         lease: null,
         pending: null,
+        unsure: false,
         forcedAt: new Map(),
         refused: new Map(),
       })
@@ -147,15 +150,18 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
       const holder = entry.lease !== null && entry.lease.until > now ? entry.lease.owner : null
       if (holder !== null && holder !== owner) return { state: 'held' }
       const refused = entry.refused.get(refusalKey(slot, demanding))
-      if (refused !== undefined && now < refused.until) return { state: 'refused', refusal: refused.refusal }
+      if (refused !== undefined && now < refused.until && holder === null)
+        return { state: 'refused', refusal: refused.refusal }
       const forcedFor = demanding ? slot : ''
       const forcedAt = entry.forcedAt.get(forcedFor) ?? Number.NEGATIVE_INFINITY
       if (forced && holder === null && now - forcedAt < forcedCooldownMs) return { state: 'cooldown' }
       if (forced && holder === null) entry.forcedAt.set(forcedFor, now)
       entry.lease = { owner, until: now + refreshLeaseMs }
-      const interrupted = entry.pending !== null && entry.pending !== owner
+      const mayReturn = entry.pending !== null && entry.pending !== owner
+      entry.unsure ||= mayReturn
       entry.pending = owner
-      return { state: 'granted', stored: live(entry, slot), refreshToken: entry.refresh ?? null, interrupted }
+      const refreshToken = entry.refresh ?? null
+      return { state: 'granted', stored: live(entry, slot), refreshToken, interrupted: entry.unsure, mayReturn }
     },
     async renewRefresh(id, owner) {
       const lease = sessions.get(id)?.lease
@@ -171,6 +177,7 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
       if (entry.version !== version) return 'superseded'
       entry.version += 1
       entry.pending = null
+      entry.unsure = false
       entry.refused.delete(slot)
       if (access !== null) entry.access.set(slot, structuredClone(access))
       entry.refresh = refresh
@@ -181,7 +188,10 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
     async abandonRefresh(id, owner, { unsure, refused }) {
       const entry = sessions.get(id)
       if (entry?.lease?.owner === owner) entry.lease = null
-      if (entry?.pending === owner && !unsure) entry.pending = null
+      if (entry?.pending === owner) {
+        entry.pending = null
+        entry.unsure ||= unsure
+      }
       if (refused !== undefined)
         entry?.refused.set(refusalKey(refused.slot, refused.demanding), {
           refusal: refused.refusal,

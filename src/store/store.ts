@@ -72,7 +72,15 @@ export interface SessionStore {
 /** What became of the wish to refresh the tokens of a session. */
 export type RefreshStart =
   /** The lease is ours: nobody else presents the refresh token while we keep it. */
-  | { state: 'granted'; stored: StoredSession; refreshToken: string | null; interrupted: boolean }
+  | {
+      state: 'granted'
+      stored: StoredSession
+      refreshToken: string | null
+      /** An earlier holder may have used the token up, and saved nothing since. */
+      interrupted: boolean
+      /** That holder never gave the lease back: it may be alive and about to save. */
+      mayReturn: boolean
+    }
   /** Somebody else has refreshed since; read on. */
   | { state: 'changed'; stored: StoredSession }
   /** Somebody else is at it, or a forced refresh was granted too short a time ago. */
@@ -93,7 +101,7 @@ export interface TokenRefusal {
 /** What a refresh brought, to be stored before anybody uses it. */
 export interface Renewal {
   slot: string
-  /** Null when none came, and there was none before. */
+  /** Null when none came that is of use: what there was stays. */
   access: AccessToken | null
   /** The new one, or the old one where the provider goes on taking that. */
   refresh: string
@@ -111,9 +119,9 @@ export interface Renewal {
  */
 export interface RefreshStore {
   /**
-   * Asks for the lease. `version` is that of the tokens on which the wish rests. `interrupted` tells that an earlier
-   * holder asked the provider and never came back. `forced` is granted once per {@link forcedCooldownMs} and session, or
-   * slot if it is also `demanding`: more is asked of the token than its scope, and refusals of that are remembered apart.
+   * Asks for the lease. `version` is that of the tokens on which the wish rests. `forced` is granted once per
+   * {@link forcedCooldownMs} and session, or slot if it is also `demanding`: more is asked of the token than its scope,
+   * and refusals of that are remembered apart.
    */
   beginRefresh(
     id: string,

@@ -65,6 +65,52 @@ test('what the provider asks for with Retry-After is kept to from the first fail
   t.equal(calls(), 2)
 })
 
+// One user's token is answered in a way that makes no sense: everybody else is well, and must not notice.
+test('what may be the fault of one request alone neither opens the breaker nor closes it', async t => {
+  const { clock, fails, works, calls } = setUp()
+  const isolated = () => fails(new ProviderUnavailable({ isolated: true }))
+  for (let count = 0; count < 20; count += 1) await t.rejects(isolated(), ProviderUnavailable)
+  t.equal(await works(), 'done')
+  for (let count = 0; count < 4; count += 1) await t.rejects(fails())
+  await t.rejects(isolated())
+  await t.rejects(fails())
+  t.equal(await waitOf(works()), 1, 'four failures and a fifth')
+  clock.advance(1000)
+  await t.rejects(isolated())
+  t.equal(await works(), 'done', 'the next one may probe at once')
+  t.equal(calls(), 29)
+})
+
+// Calls that began before the outage come back in the middle of a probe.
+test('an old call that comes back lets no second probe in', async t => {
+  const clock = createClock(0)
+  const breaker = createBreaker({ elapsed: clock.now, random: () => 1 })
+  const old = gate()
+  const early = breaker.run(() => old.opened).catch(() => {})
+  for (let count = 0; count < 5; count += 1)
+    await t.rejects(breaker.run(async () => Promise.reject(new ProviderUnavailable())))
+  clock.advance(1000)
+  const probe = gate()
+  const probing = breaker.run(() => probe.opened)
+  old.fail()
+  await early
+  clock.advance(60_000)
+  t.equal(await waitOf(breaker.run(async () => 'second')), 1)
+  probe.open()
+  await probing
+  t.equal(await breaker.run(async () => 'third'), 'third')
+})
+
+/** A promise that is settled from outside. */
+function gate() {
+  let [open, fail] = [() => {}, () => {}]
+  const opened = new Promise<void>((resolve, reject) => {
+    open = resolve
+    fail = () => reject(new ProviderUnavailable())
+  })
+  return { opened, open: () => open(), fail: () => fail() }
+}
+
 test('a definite answer, even a refusal, is no failure of the provider', async t => {
   const { fails, works } = setUp()
   for (let count = 0; count < 20; count += 1) await t.rejects(fails(new TypeError('ours')), TypeError)

@@ -1,5 +1,5 @@
 // What must hold whatever happens at the same time. A seed makes a schedule: users with several sessions each call two
-// upstreams through random replicas, sign in and out, are thrown out; the provider answers refreshes late, never, or with
+// upstreams through random replicas, sign in and out, here and at the provider, are thrown out; the provider answers refreshes late, never, or with
 // a refusal; links to Redis break, and processes are killed. What happened in which order is up to the machine, so a
 // seed that failed once may need some runs to fail again:
 //
@@ -48,6 +48,8 @@ interface Fleet {
   kill(replica: number): Promise<void>
   /** The replica whose lease this is. */
   holderOf(owner: string): number
+  /** Lets so much time pass, where that can be done. */
+  pass(ms: number): void
   /** Resolves when all replicas are up. */
   complete(): Promise<unknown>
   close(): Promise<void>
@@ -73,7 +75,7 @@ interface Place {
   loggingIn: boolean
 }
 
-/** The time of the replicas in this process; {@link hasten} turns it on. */
+/** The time of the provider, and of the replicas in this process, for which {@link hasten} turns it on. */
 const clock = { aheadMs: 0, now: () => Date.now() + clock.aheadMs }
 const provider = await startProvider({ accessTokens: 'jwt', clock })
 const redis = await startRedis()
@@ -120,6 +122,9 @@ async function startThreads(count: number): Promise<Fleet> {
     mend: replica => links[replica]?.mend(),
     kill: async () => {},
     holderOf: owner => links.findIndex(link => link.hasSent(owner)),
+    pass: ms => {
+      clock.aheadMs += ms
+    },
     complete: async () => {},
     close: async () => {
       await Promise.all(gateways.map(gateway => gateway.close()))
@@ -130,6 +135,7 @@ async function startThreads(count: number): Promise<Fleet> {
 
 /** Replicas that are processes of their own and can be killed. */
 async function startProcesses(count: number): Promise<Fleet> {
+  clock.aheadMs = 0
   const links = await Promise.all(Array.from({ length: count }, () => startRedisLink(redis)))
   const start = (index: number, env: Record<string, string>) =>
     startReplicas(1, {
@@ -157,6 +163,7 @@ async function startProcesses(count: number): Promise<Fleet> {
       returning.add(back)
     },
     holderOf: owner => links.findIndex(link => link.hasSent(owner)),
+    pass: () => {},
     complete: () => Promise.all(returning),
     close: async () => {
       await Promise.all(fleet.map(each => each.stop()))
@@ -178,6 +185,7 @@ async function run(fleet: Fleet, plan: Plan): Promise<{ faults: string[]; story:
   const sessions = new Map<string, Held>()
   const work = new Set<Promise<unknown>>()
   const broken = new Set<number>()
+  const linksFail = plan.steps.some(({ kind }) => kind === 'break')
   let [calm, killed, revocations] = [false, false, 0]
 
   const users = Array.from({ length: plan.users }, (_, index) => `user-${plan.seed}-${index}`)
@@ -262,7 +270,7 @@ async function run(fleet: Fleet, plan: Plan): Promise<{ faults: string[]; story:
     place.held = held
     note(`${label} signed in${previous ? ` in the place of ${previous.label}` : ''}`)
     // With Redis away at that moment the old session is left to its deadlines.
-    if (previous !== null && !plan.steps.some(({ kind }) => kind === 'break' || kind === 'kill'))
+    if (previous !== null && !linksFail && !plan.steps.some(({ kind }) => kind === 'kill'))
       previous.endedAt = performance.now()
   }
 
@@ -276,6 +284,23 @@ async function run(fleet: Fleet, plan: Plan): Promise<{ faults: string[]; story:
     note(`all sessions of ${user} revoked at ${replica}: ${answer?.status}`)
     if (answer?.status === 200) for (const held of known) held.endedAt ??= performance.now()
     return answer?.status === 200
+  }
+
+  /** The provider says that the user has signed out there, until it hears that this was heard. */
+  const providerLogout = async ({ chain, user }: Held, of: 'session' | 'user', replicas: readonly number[]) => {
+    if (chain === undefined) return
+    const { sid, sub } = chain
+    const known = of === 'user' ? ofUser(user) : [...sessions.values()].filter(held => held.chain?.sid === sid)
+    const token = provider.logoutToken(of === 'user' ? { sub } : { sid, sub })
+    for (const replica of replicas) {
+      const body = new URLSearchParams({ logout_token: token })
+      const answer = await fetch(`${fleet.urls[replica]}/bff/backchannel`, { method: 'POST', body }).catch(() => null)
+      note(`the provider signs out ${of} of ${known.map(({ label }) => label)} at ${replica}: ${answer?.status}`)
+      if (answer?.status === 200) for (const held of known) held.endedAt ??= performance.now()
+      if (answer !== null && ![200, 400].includes(answer.status)) fault(`a provider logout was ${answer.status}`)
+      if (answer?.status === 200) return
+    }
+    if (!linksFail && !killed) fault('a provider logout failed for no reason')
   }
 
   const kill = async (replica: number) => {
@@ -306,6 +331,7 @@ async function run(fleet: Fleet, plan: Plan): Promise<{ faults: string[]; story:
     if (step.kind === 'login') return signIn(place)
     const { held } = place
     if (held === null) return signIn(place)
+    if (step.kind === 'provider_logout') return providerLogout(held, step.of, step.replicas)
     if (step.kind === 'call') {
       const refuse = step.refuse ? '&refuse=1' : ''
       const path = `/${step.upstream}/items?of=${held.label}${refuse}`
@@ -382,6 +408,7 @@ async function run(fleet: Fleet, plan: Plan): Promise<{ faults: string[]; story:
   })
 
   await Promise.all(places.map(signIn))
+  if (places.some(({ held }) => held === null)) fault('nobody can sign in')
   const began = performance.now()
   for (const step of plan.steps) {
     const wait = began + step.at - performance.now()
@@ -404,7 +431,7 @@ async function run(fleet: Fleet, plan: Plan): Promise<{ faults: string[]; story:
   const quiet = await eventually(async () => {
     await sleep(30)
     if (performance.now() >= hastenAt) {
-      await hasten()
+      await hasten(fleet)
       hastenAt = performance.now() + hasteMs
     }
     return !ledger.busy() && (await remains()).length === 0
@@ -465,11 +492,11 @@ async function lapse(fleet: Fleet, replica: number): Promise<void> {
  * Lets the time pass for which revocations wait, because the provider failed, or whoever claimed them died or never heard
  * of them, and the time until a replica looks into each outbox again. To revoke a token twice does no harm.
  */
-async function hasten(): Promise<void> {
+async function hasten(fleet: Fleet): Promise<void> {
   for (const key of (await redis.keys()).filter(name => name.endsWith(':outbox')))
     for (const [id, score] of pairs(await redis.client.zrange(key, '0', '-1', 'WITHSCORES'))) {
       if (Number(score) > Date.now() + hasteMs) await redis.client.zadd(key, 'XX', Date.now().toString(), id)
-      clock.aheadMs += 31_000
+      fleet.pass(31_000)
     }
 }
 
@@ -487,13 +514,14 @@ function parse(text: string): Record<string, string> {
 
 /** A session ends for these only when the provider, or a death, gave cause. */
 const tokenReasons = ['refresh_token_dead', 'rotation_lost']
-const knownReasons = [...tokenReasons, 'idle', 'logout', 'replaced', 'ended_elsewhere', 'admin']
+const knownReasons = [...tokenReasons, 'idle', 'logout', 'replaced', 'ended_elsewhere', 'admin', 'backchannel_logout']
 
 async function runAll(t: Test, seeds: number[], fleet: Fleet, kind: { processes: boolean; length: number }) {
   for (const seed of seeds) {
     const { faults, story } = await run(fleet, planOf(seed, { replicas: fleet.urls.length, ...kind }))
     const passed = faults.length === 0
     t.ok(passed, `the schedule of seed ${seed}`, { faults: [...new Set(faults)].slice(0, 10) })
+    if (process.env.STORY) t.comment(story.join('\n'))
     if (passed) continue
     t.comment(story.join('\n'))
     t.comment(`again with: SEED=${seed} node ${process.argv[1]}`)

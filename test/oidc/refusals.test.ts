@@ -58,9 +58,23 @@ test('what is no definite answer ends no session', async t => {
     t.throws(() => classifyRefusal(status, body), ProviderUnavailable, JSON.stringify(body))
 })
 
-test('what the provider writes into an error goes no further than its standard code', async t => {
-  const canary = 'canary-in-a-description'
-  const refusal = classifyRefusal(400, { error: 'invalid_grant', error_description: canary, claims: canary })
-  t.notMatch(JSON.stringify(refusal), canary)
-  t.match(classifyRefusal(400, { error: `${canary} <script>` }), { detail: 'token endpoint: unknown error' })
+test('it is told whether an answer may concern one request alone', t => {
+  const answers: [status: number, body: unknown, isolated: boolean][] = [
+    [400, null, true],
+    [400, '<html>', true],
+    [403, { message: 'blocked by a firewall' }, true],
+    [400, { error: 'invalid_grant', error_codes: [50196] }, true],
+    [400, { error: 'invalid_grant', error_codes: [90033] }, false],
+    [400, { error: 'temporarily_unavailable' }, false],
+    [401, null, false],
+    [302, null, false],
+    [200, null, false],
+  ]
+  for (const [status, body, isolated] of answers)
+    try {
+      t.fail(`${status} is a refusal: ${classifyRefusal(status, body).outcome}`)
+    } catch (error) {
+      t.match(error, { isolated }, `${status} ${JSON.stringify(body)}`)
+    }
+  t.end()
 })

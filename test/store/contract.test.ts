@@ -10,7 +10,15 @@ import { openSession, refreshTokenId, type Session } from '../../src/core/sessio
 import { openTransaction } from '../../src/core/transaction.ts'
 import { createMemoryStore } from '../../src/store/memory.ts'
 import { createRedisStore } from '../../src/store/redis.ts'
-import { type Lifetimes, leaseMs, loginSlot, type Renewal, type Store, type Touch } from '../../src/store/store.ts'
+import {
+  type Lifetimes,
+  leaseMs,
+  loginSlot,
+  type Renewal,
+  refreshLeaseMs,
+  type Store,
+  type Touch,
+} from '../../src/store/store.ts'
 import { createClock } from '../support/clock.ts'
 import { startRedis, type TestRedis } from '../support/redis.ts'
 
@@ -19,6 +27,8 @@ interface Subject {
   store: Store
   /** Lets time pass, in milliseconds: by a manual clock where the store goes by ours, for real where it goes by its own. */
   pass(ms: number): Promise<void>
+  /** Ends all leases, as their time would. */
+  lapse(): Promise<void>
 }
 
 const key = randomBytes(32)
@@ -51,7 +61,8 @@ const newTransaction = () => openTransaction({ returnUrl: '/x', silent: false, p
 
 async function memory(_t: Test, lifetimes: Lifetimes): Promise<Subject> {
   const clock = createClock()
-  return { store: createMemoryStore({ clock, lifetimes }), pass: async ms => clock.advance(ms) }
+  const pass = async (ms: number) => clock.advance(ms)
+  return { store: createMemoryStore({ clock, lifetimes }), pass, lapse: () => pass(refreshLeaseMs) }
 }
 
 async function redisStore(redis: TestRedis, lifetimes: Lifetimes, keys = [key], onUnreadable = (_id: string) => {}) {
@@ -81,7 +92,10 @@ async function redis(t: Test, lifetimes: Lifetimes): Promise<Subject> {
     await store.close()
     await server.stop()
   })
-  return { store, pass: ms => sleep(ms) }
+  const lapse = async () => {
+    for (const name of await server.keys()) if (name.includes(':lease:')) await server.client.del(name)
+  }
+  return { store, pass: ms => sleep(ms), lapse }
 }
 
 async function live(store: Store, id: string, touch: Touch = look) {
@@ -387,7 +401,25 @@ for (const [name, open] of Object.entries({ memory, redis })) {
     await store.abandonRefresh(id, 'first', { unsure: false })
     t.match(await store.beginRefresh(id, wishOf('second')), { state: 'granted', interrupted: false })
     await store.abandonRefresh(id, 'second', { unsure: true })
-    t.match(await store.beginRefresh(id, wishOf('third')), { state: 'granted', interrupted: true })
+    const gaveUp = { state: 'granted', interrupted: true, mayReturn: false }
+    t.match(await store.beginRefresh(id, wishOf('third')), gaveUp)
+    await store.abandonRefresh(id, 'third', { unsure: false })
+    t.match(await store.beginRefresh(id, wishOf('fourth')), gaveUp, 'which one that did nothing does not undo')
+    t.equal(await store.saveRefresh(id, 'fourth', 0, renewal), 'saved')
+    const next = await store.beginRefresh(id, { ...wishOf('fifth'), version: 1 })
+    t.match(next, { state: 'granted', interrupted: false, mayReturn: false }, 'until something is saved')
+  })
+
+  // A holder that dies cannot say so: its lease runs out, and a slow one may still come back.
+  test(`${name}: whoever takes over from a holder that went silent is told so, once`, async t => {
+    const { store, lapse } = await open(t, minute)
+    const { id } = await create(store)
+    await store.beginRefresh(id, wishOf('first'))
+    await lapse()
+    t.match(await store.beginRefresh(id, wishOf('second')), { state: 'granted', interrupted: true, mayReturn: true })
+    t.match(await store.beginRefresh(id, wishOf('second')), { state: 'granted', interrupted: true, mayReturn: false })
+    await store.abandonRefresh(id, 'second', { unsure: false })
+    t.match(await store.beginRefresh(id, wishOf('third')), { state: 'granted', interrupted: true, mayReturn: false })
   })
 
   test(`${name}: a refusal for one slot is remembered until a token comes, and keeps no other slot waiting`, async t => {
@@ -492,6 +524,8 @@ for (const [name, open] of Object.entries({ memory, redis })) {
     t.equal(await store.saveRefresh(id, 'first', 0, { ...renewal, slot: 'other', access: null }), 'saved')
     const next = await store.beginRefresh(id, { ...wishOf('second'), slot: 'other', version: 1 })
     t.match(next, { state: 'granted', refreshToken: 'rt2', stored: { accessToken: null } })
+    t.equal(await store.saveRefresh(id, 'second', 1, { ...renewal, access: null }), 'saved')
+    t.match((await live(store, id))?.accessToken, { value: 'at' }, 'also where there was a token')
   })
 
   test(`${name}: a refresh neither slides the idle deadline nor moves the absolute one`, async t => {

@@ -51,6 +51,8 @@ export function createRedisClient(address: RedisAddress, lifetimes: Lifetimes): 
     enableOfflineQueue: false,
     maxRetriesPerRequest: 0,
     commandTimeout: commandTimeoutMs,
+    // After a failover the name may stand for another server by now (the first word of a refusal is its code).
+    reconnectOnError: error => /^READONLY\b/.test(error.message),
     scripts: Object.fromEntries(scripts),
   }) as RedisClient
 }

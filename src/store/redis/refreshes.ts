@@ -13,11 +13,7 @@ import type { RedisClient } from './client.ts'
 import type { Keys } from './keys.ts'
 import { type LiveReply, tokenId } from './sessions.ts'
 
-type BeginReply = [
-  ...reply: LiveReply extends [...infer Head, number] ? Head : never,
-  refresh: Buffer,
-  interrupted: number,
-]
+type BeginReply = [...reply: LiveReply extends [...infer Head, number] ? Head : never, refresh: Buffer, earlier: number]
 
 /** Leases on refresh tokens, in Redis. */
 export function createRedisRefreshes(options: {
@@ -46,12 +42,12 @@ export function createRedisRefreshes(options: {
       if (state === 'held' || state === 'cooldown') return { state }
       if (state === 'gone') return { state }
       if (state === 'refused') return { state, refusal: openRefusal(tokenId(id, slot), reply[1]) }
-      const [name, session, access, current, idle, absolute, refresh, interrupted] = reply
+      const [name, session, access, current, idle, absolute, refresh, earlier] = reply
       const stored = openLive(id, slot, [name, session, access, current, idle, absolute, 0])
       if (stored === null) return { state: 'gone' }
       if (state === 'changed') return { state, stored }
       const refreshToken = refresh.length === 0 ? null : seal.open('refresh', refreshTokenId(id, current), refresh)
-      return { state: 'granted', stored, refreshToken, interrupted: interrupted === 1 }
+      return { state: 'granted', stored, refreshToken, interrupted: earlier > 0, mayReturn: earlier === 2 }
     },
 
     async renewRefresh(id, owner) {
@@ -60,7 +56,7 @@ export function createRedisRefreshes(options: {
 
     async saveRefresh(id, owner, version, { slot, access, refresh, session }) {
       const sealed = [
-        seal.seal('access', tokenId(id, slot), JSON.stringify(access)),
+        access === null ? '' : seal.seal('access', tokenId(id, slot), JSON.stringify(access)),
         seal.seal('refresh', refreshTokenId(id, version + 1), refresh),
         session === undefined ? '' : seal.seal('session', id, JSON.stringify(session)),
       ]

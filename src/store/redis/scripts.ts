@@ -3,7 +3,8 @@
  * keys of that bucket alone, so that it runs on one slot of a cluster, and tells the time by Redis's own clock.
  *
  *   session:<id>   hash: session, refresh, id_token, access:<slot> (sealed); idle, absolute (deadlines, ms); version of the tokens;
- *                  pending (a refresh was begun and not ended); forced, forced:<slot> (time of the last forced refresh, ms);
+ *                  pending (who began a refresh and has not ended it); unsure (an earlier one never did);
+ *                  forced, forced:<slot> (time of the last forced refresh, ms);
  *                  refused:<slot>, refused:<slot>+ (until when no token is asked for, ms, and the sealed refusal)
  *   lease:<id>     string: who refreshes the session's tokens
  *   ended:<id>     string: why the session ended
@@ -114,27 +115,29 @@ return { 'live', fields[1], '', tonumber(fields[4]), idle, absolute, 0 }`,
     /**
      * ARGV: channel, id, slot, owner, version, lease ms, forced (1, 0), cooldown ms, fields of the refusal and of the forced refresh.
      * → 'gone' · 'held' · 'cooldown' · 'refused', refusal · 'changed' or 'granted', session, access or '', version, idle, absolute ms left,
-     *   refresh or '', interrupted
+     *   refresh or '', whether an earlier holder may have used it (1), and may return (2)
      */
     beginRefresh: `${prelude}
 local id, lease = ARGV[2], bucket .. 'lease:' .. ARGV[2]
 local fields = redis.call('HMGET', sessionKey(id), 'session', 'access:' .. ARGV[3], 'version', 'idle', 'absolute',
-  'refresh', 'pending', ARGV[10], ARGV[9])
+  'refresh', 'pending', ARGV[10], ARGV[9], 'unsure')
 if not fields[1] then return { 'gone' } end
 local reply = { 'changed', fields[1], fields[2] or '', tonumber(fields[3]), fields[4] - now, fields[5] - now, '', 0 }
 if fields[3] ~= ARGV[5] then return reply end
 local holder = redis.call('GET', lease)
 if holder and holder ~= ARGV[4] then return { 'held' } end
 local restsUntil, refusal = string.match(fields[9] or '', '^(%d+) (.*)$')
-if restsUntil and now < tonumber(restsUntil) then return { 'refused', refusal } end
+if restsUntil and now < tonumber(restsUntil) and not holder then return { 'refused', refusal } end
 if ARGV[7] == '1' and not holder then
   if fields[8] and now - fields[8] < tonumber(ARGV[8]) then return { 'cooldown' } end
   redis.call('HSET', sessionKey(id), ARGV[10], now)
 end
 redis.call('SET', lease, ARGV[4], 'PX', ARGV[6])
+local absent = fields[7] and fields[7] ~= ARGV[4]
 redis.call('HSET', sessionKey(id), 'pending', ARGV[4])
+if absent then redis.call('HSET', sessionKey(id), 'unsure', 1) end
 reply[1], reply[7] = 'granted', fields[6] or ''
-reply[8] = fields[7] and fields[7] ~= ARGV[4] and 1 or 0
+reply[8] = absent and 2 or (fields[10] and 1 or 0)
 return reply`,
 
     /** ARGV: channel, id, owner, lease ms. */
@@ -143,7 +146,7 @@ local lease = bucket .. 'lease:' .. ARGV[2]
 if redis.call('GET', lease) == ARGV[3] then redis.call('PEXPIRE', lease, ARGV[4]) end`,
 
     /**
-     * ARGV: channel, id, owner, version, slot, access, refresh, session or ''. The refresh token is sealed for the next
+     * ARGV: channel, id, owner, version, slot, access or '', refresh, session or ''. The refresh token is sealed for the next
      * version. → 'saved' · 'superseded' · 'gone'
      */
     saveRefresh: `${prelude}${queue}
@@ -155,8 +158,9 @@ if not version then
   return 'gone'
 end
 if version ~= ARGV[4] then return 'superseded' end
-redis.call('HSET', sessionKey(id), 'version', nextVersion, 'access:' .. ARGV[5], ARGV[6], 'refresh', ARGV[7])
-redis.call('HDEL', sessionKey(id), 'pending', 'refused:' .. ARGV[5])
+redis.call('HSET', sessionKey(id), 'version', nextVersion, 'refresh', ARGV[7])
+if ARGV[6] ~= '' then redis.call('HSET', sessionKey(id), 'access:' .. ARGV[5], ARGV[6]) end
+redis.call('HDEL', sessionKey(id), 'pending', 'unsure', 'refused:' .. ARGV[5])
 if ARGV[8] ~= '' then redis.call('HSET', sessionKey(id), 'session', ARGV[8]) end
 redis.call('PUBLISH', channel, 'refreshed ' .. id)
 return 'saved'`,
@@ -165,8 +169,9 @@ return 'saved'`,
     abandonRefresh: `${prelude}
 local id, lease = ARGV[2], bucket .. 'lease:' .. ARGV[2]
 if redis.call('GET', lease) == ARGV[3] then redis.call('DEL', lease) end
-if ARGV[4] == '0' and redis.call('HGET', sessionKey(id), 'pending') == ARGV[3] then
+if redis.call('HGET', sessionKey(id), 'pending') == ARGV[3] then
   redis.call('HDEL', sessionKey(id), 'pending')
+  if ARGV[4] == '1' then redis.call('HSET', sessionKey(id), 'unsure', 1) end
 end
 if ARGV[5] and redis.call('EXISTS', sessionKey(id)) == 1 then
   redis.call('HSET', sessionKey(id), ARGV[5], (now + ARGV[7]) .. ' ' .. ARGV[6])

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Answer, ProviderRequest, TestProvider } from '../provider.ts'
+import { claimsOf } from '../provider-logout.ts'
 
 /** What the provider does about a refresh. The last one is done by the test: whoever asks is killed at that moment. */
 export type Verdict =
@@ -32,6 +33,9 @@ interface Presentation {
 export interface Chain {
   /** The authorization code it began with. */
   code: string
+  /** What the provider calls its session there, and the user. */
+  sid: string
+  sub: string
   /** Refresh tokens, oldest first. */
   tokens: string[]
   presentations: Presentation[]
@@ -111,8 +115,10 @@ export function keepLedger(provider: TestProvider, hooks: LedgerHooks): Ledger {
   /** Of those who want the same token at the same time one fetches it, on whatever replica, and the others have it too. */
   const checkNeed = (chain: Chain, { scope, beganAt }: Presentation) => {
     // A refusal for one upstream is checked against the login's own token, whatever its age.
-    if (chain.refusedByUpstream || chain.presentations.at(-1)?.outcome === 'not_given') return
-    const fresh = ({ answeredAt }: Presentation) => beganAt - (answeredAt ?? 0) < ledger.lifetime * 500
+    const answered = chain.presentations.filter(({ outcome }) => outcome !== 'lost')
+    if (chain.refusedByUpstream || answered.at(-1)?.outcome === 'not_given') return
+    // A token is as old as the question for it.
+    const fresh = (earlier: Presentation) => beganAt - earlier.beganAt < ledger.lifetime * 500
     const same = chain.presentations.filter(each => each.scope === scope && each.outcome === 'delivered')
     if (same.some(each => fresh(each) && !pardoned(each))) ledger.hooks.fault('a token was replaced that was fresh')
   }
@@ -170,13 +176,13 @@ export function keepLedger(provider: TestProvider, hooks: LedgerHooks): Ledger {
   provider.respond('token', before)
   provider.respond('token', after, { when: 'after' })
   provider.tamper.tokenResponse = (response, request) => {
-    const { access_token: access, refresh_token: refresh } = response as Record<string, string>
+    const { access_token: access, refresh_token: refresh, id_token: idToken } = response as Record<string, string>
     const code = request.form.get('code')
     const parent = request.form.get('refresh_token')
     const chain =
       code === null
         ? chainOf.get(parent ?? '')
-        : { code, tokens: [], presentations: [], excuse: null, refusedByUpstream: false }
+        : { code, ...namesIn(idToken), tokens: [], presentations: [], excuse: null, refusedByUpstream: false }
     if (chain === undefined || access === undefined || refresh === undefined) return response
     chains.set(chain.code, chain)
     origins.set(access, { chain, scope: request.form.get('scope'), refreshToken: refresh })
@@ -210,6 +216,11 @@ export function keepLedger(provider: TestProvider, hooks: LedgerHooks): Ledger {
     },
   }
   return ledger
+}
+
+function namesIn(idToken = ''): Pick<Chain, 'sid' | 'sub'> {
+  const { sid, sub } = claimsOf(idToken)
+  return { sid: String(sid), sub: String(sub) }
 }
 
 /** After these a session may end for its refresh token. */

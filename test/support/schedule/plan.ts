@@ -7,6 +7,7 @@ export type Step = { at: number } & (
   | { kind: 'call'; place: number; upstream: 'api' | 'reports'; replicas: number[]; method: string; refuse: boolean }
   | { kind: 'logout' | 'end_others' | 'login'; place: number; replica: number }
   | { kind: 'revoke_user'; user: number; replica: number }
+  | { kind: 'provider_logout'; place: number; of: 'session' | 'user'; replicas: number[] }
   | { kind: 'break'; replica: number; fault: LinkFault; ms: number }
   | { kind: 'kill'; replica: number }
 )
@@ -74,18 +75,31 @@ export function planOf(seed: number, options: PlanOptions): Plan {
 }
 
 function stepsOf(random: Random, options: PlanOptions & Pick<Plan, 'users' | 'places'>): Step[] {
-  const { replicas, processes, length, users, places } = options
+  const { replicas: replicaCount, processes, length, users, places } = options
   const count = Math.round(length / 20)
-  const weights = { call: 70, logout: 2, end_others: 1, revoke_user: 1, login: 3, break: processes ? 0 : 3 }
+  const weights = {
+    call: 70,
+    logout: 2,
+    end_others: 1,
+    revoke_user: 1,
+    provider_logout: 2,
+    login: 3,
+    break: processes ? 0 : 3,
+  }
   const steps = Array.from({ length: count }, (): Step => {
     const at = random.between(0, length)
     const kind = random.weighted(weights)
-    const replica = random.below(replicas)
+    const replica = random.below(replicaCount)
     const place = random.below(places.length)
     if (kind === 'revoke_user') return { at, kind, user: random.below(users), replica }
     if (kind === 'break') {
       const fault = random.weighted({ cut: 2, stall: 1, deaf: 1 })
       return { at, kind, replica, fault, ms: random.between(30, 500) }
+    }
+    if (kind === 'provider_logout') {
+      // A provider that is not told of success tries again, at whichever replica.
+      const replicas = [replica, random.below(replicaCount)]
+      return { at, kind, place, of: random.chance(0.6) ? 'session' : 'user', replicas }
     }
     if (kind !== 'call') return { at, kind, place, replica }
     return {
@@ -94,11 +108,11 @@ function stepsOf(random: Random, options: PlanOptions & Pick<Plan, 'users' | 'pl
       place,
       upstream: random.chance(0.5) ? 'api' : 'reports',
       // A page asks for several things at once, and a load balancer spreads them.
-      replicas: Array.from({ length: Number(random.weighted({ 1: 5, 2: 3, 5: 2 })) }, () => random.below(replicas)),
+      replicas: Array.from({ length: Number(random.weighted({ 1: 5, 2: 3, 5: 2 })) }, () => random.below(replicaCount)),
       method: random.chance(0.8) ? 'GET' : 'POST',
       refuse: random.chance(0.05),
     }
   })
-  if (processes) steps.push({ at: random.between(0, length), kind: 'kill', replica: random.below(replicas) })
+  if (processes) steps.push({ at: random.between(0, length), kind: 'kill', replica: random.below(replicaCount) })
   return steps
 }
