@@ -7,6 +7,7 @@ import type { BrowserContext, Page, Response } from 'playwright-core'
 import { type Test, test } from 'tap'
 import { launchChromium } from './support/chromium.ts'
 import { freePort } from './support/free-port.ts'
+import { withoutHint } from './support/logout-hint.ts'
 
 const main = fileURLToPath(new URL('../src/demo/main.js', import.meta.url))
 const sessionCookie = '__Host-coatcheck'
@@ -270,7 +271,9 @@ function createWitness() {
         address.href,
         ...headers.filter(({ name }) => name.toLowerCase() !== 'set-cookie').map(({ value }) => value),
         body,
-      ].join('\n'),
+      ]
+        .map(withoutHint)
+        .join('\n'),
     }
   }
   const watch = (context: BrowserContext) => {

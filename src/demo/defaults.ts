@@ -3,5 +3,6 @@ export const demoDefaults = {
   clientId: 'coatcheck-demo',
   clientSecret: 'not-a-secret-only-a-demo',
   audience: 'urn:coatcheck:demo-api',
-  accessTokenLifetime: 24 * 3600,
+  /** Seconds; short, so that a visitor sees tokens being refreshed. */
+  accessTokenLifetime: 120,
 } as const

@@ -4,6 +4,7 @@ import { type BrowserResponse, createBrowser, type Navigation, type TestBrowser 
 import { createClock, type ManualClock } from './clock.ts'
 import { type GatewayOptions, startGateway, type TestGateway } from './gateway.ts'
 import { login, throughProvider } from './login.ts'
+import { withoutHint } from './logout-hint.ts'
 import { type ProviderOptions, type ProviderRequest, startProvider, type TestProvider } from './provider.ts'
 import { startRedis, type TestRedis } from './redis.ts'
 import { type Evil, startEvil, startUpstream, type TestUpstream } from './upstream.ts'
@@ -243,11 +244,6 @@ function faultsOfAnswer(answer: BrowserResponse, secrets: string[]): string[] {
     faults.push(`${where} tells the next site its address`)
   if (own && answer.headers['x-content-type-options'] !== 'nosniff') faults.push(`${where} may be sniffed`)
   return faults
-}
-
-/** The one place where a token may stand in an address: the provider's own logout, which wants to be shown it. */
-export function withoutHint(location: string): string {
-  return location.replace(/^(https?:\/\/[^?]*\/(?:session\/end|logout)\?(?:[^#]*&)?id_token_hint=)[^&#]*/, '$1')
 }
 
 function faultsOfText(where: string, text: string, secrets: string[]): string[] {
