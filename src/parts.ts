@@ -86,6 +86,7 @@ export function createParts(options: PartsOptions) {
     revokeToken,
     revokeSoon,
     audit,
+    reusable: preset.refreshTokens === 'reusable',
     clock,
     random,
   })
@@ -93,7 +94,7 @@ export function createParts(options: PartsOptions) {
   const accessTokens = createAccessTokens({ refreshTokens, clock, elapsed })
   const stepUps = createStepUps({ store, accessTokens, challengeStyle: preset.challenge, audit })
   const returnUrlRules = { origin: config.publicUrl, excludedPaths: options.scriptPaths }
-  const loginDeps = {
+  const login = createLoginFlow({
     store,
     provider,
     stepUps,
@@ -105,8 +106,9 @@ export function createParts(options: PartsOptions) {
     clock,
     random,
     returnUrlRules,
-  }
-  const login = createLoginFlow(loginDeps)
+    look: id => sessionUse.use(id, { active: false }),
+    reauth: config.sessionReauth,
+  })
   store.onSessionEvent(dispatch)
 
   let flushing: NodeJS.Timeout | undefined
@@ -157,6 +159,8 @@ async function answers(store: Store): Promise<void> {
 }
 
 function openProvider({ config, clock, audit, log, providerLimits }: PartsOptions, preset: Preset): Provider {
+  if (config.oidcAllowedTenants?.includes('*'))
+    log.warn({ variable: 'OIDC_ALLOWED_TENANTS' }, 'users of every organisation may sign in')
   return createProvider({
     issuer: config.oidcIssuer,
     discoveryUrl: config.oidcDiscoveryUrl,

@@ -241,7 +241,10 @@ interface Visit {
   /** The cookies that went with the request. */
   cookies: string
   body: string
-  /** Everything that a page could get hold of: the address, the headers (`Set-Cookie` excepted) and the body. */
+  /**
+   * Everything that a page could get hold of: the address, the headers (`Set-Cookie` excepted) and the body. The ID token
+   * that is shown to the provider at the logout is let pass there.
+   */
   text: string
 }
 

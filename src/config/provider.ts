@@ -1,4 +1,4 @@
-import { servesSeveral } from '../core/authority.ts'
+import { isTemplate, servesSeveral } from '../core/authority.ts'
 import { type Preset, presetOf, presets } from '../core/presets.ts'
 import type { Config, Fault } from './load.ts'
 
@@ -21,7 +21,11 @@ export function authorizeParameters(config: Config): ReadonlyMap<string, string>
 export function providerFaults(config: Config): Fault[] {
   const preset = presetFor(config)
   const faults: Fault[] = []
-  if (preset.issuers === 'tenants' && servesSeveral(config.oidcIssuer) && config.oidcAllowedTenants === undefined)
+  if (
+    preset.issuers === 'tenants' &&
+    (servesSeveral(config.oidcIssuer) || isTemplate(config.oidcIssuer)) &&
+    config.oidcAllowedTenants === undefined
+  )
     faults.push({
       variable: 'OIDC_ALLOWED_TENANTS',
       problem: 'is required: OIDC_ISSUER lets users of every organisation in; name the tenants, or * for all',
@@ -39,24 +43,41 @@ export function providerFaults(config: Config): Fault[] {
         problem: `is not known to this provider: name the API by ${variable}SCOPE`,
       })
     if (!preset.oneResourcePerToken) continue
-    if (scope === undefined)
-      faults.push({
-        variable: `${variable}SCOPE`,
-        problem: "is required with Entra ID: the login's own token is for Microsoft Graph, and no API must accept it",
-        example: 'api://my-api/.default',
-      })
-    else if (resourcesOf(scope).length > 1) faults.push({ variable: `${variable}SCOPE`, problem: oneResource })
+    const problem = scopeProblem(scope, config)
+    if (problem !== undefined) faults.push({ variable: `${variable}SCOPE`, problem, example: 'api://my-api/.default' })
   }
   return faults
+}
+
+/** What is wrong with an upstream's scope where every token is for one resource. */
+function scopeProblem(scope: string | undefined, config: Config): string | undefined {
+  if (scope === undefined)
+    return "is required with Entra ID: the login's own token is for Microsoft Graph, and no API must accept it"
+  const names = apiScopes(scope)
+  // Graph's own address may be written out, by who means it; the client's id stands for an API of its own registration.
+  if (names.length === 0 || names.some(name => !name.includes('/') && name !== config.oidcClientId))
+    return 'must name the API with each scope: without it Entra ID gives a token for Microsoft Graph'
+  if (resourcesOf(scope).length > 1) return oneResource
+  const all = [loginScope(config), ...config.upstreams.map(upstream => upstream.scope ?? '')].flatMap(apiScopes)
+  const named = (name: string) => !name.endsWith('/.default') && names.includes(`${resourceOf(name)}/.default`)
+  return all.some(named)
+    ? 'asks for all permissions of an API (.default), and another scope for one of them: Entra ID refuses both in one login'
+    : undefined
 }
 
 const oneResource = 'names more than one API: Entra ID gives a token for one'
 /** Scopes that belong to no resource (OpenID Connect Core §5.4, §11). */
 const ownScopes = ['openid', 'profile', 'email', 'offline_access']
 
-/** The resources that scopes belong to, as Entra ID reads them: without an address before it, a scope is Graph's. */
+function apiScopes(scope: string): string[] {
+  return scope.split(' ').filter(name => name !== '' && !ownScopes.includes(name))
+}
+
+/** The resource that a scope belongs to, as Entra ID reads it: without an address before it, a scope is Graph's. */
+function resourceOf(name: string): string {
+  return name.includes('/') ? name.slice(0, name.lastIndexOf('/')) : 'https://graph.microsoft.com'
+}
+
 function resourcesOf(scope: string): string[] {
-  const names = scope.split(' ').filter(name => !ownScopes.includes(name))
-  const resources = names.map(name => (name.includes('/') ? name.slice(0, name.lastIndexOf('/')) : 'Graph'))
-  return [...new Set(resources)]
+  return [...new Set(apiScopes(scope).map(resourceOf))]
 }

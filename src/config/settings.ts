@@ -202,6 +202,12 @@ export const settings = {
     example: 'strict',
     default: 'strict',
   }),
+  SESSION_REAUTH: setting({
+    type: type.choice('sso', 'select_account', 'login'),
+    doc: 'what the login after an expiry asks of the provider: `sso` (nothing: whoever is still signed in there gets in without a question), `select_account`, or `login` (credentials)',
+    example: 'login',
+    default: 'sso',
+  }),
   SESSION_MAX_PER_USER: setting({
     type: type.count,
     doc: 'sessions a user may have; with one more the oldest is ended',

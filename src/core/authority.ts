@@ -13,9 +13,13 @@ export function isGuid(value: unknown): value is string {
 
 /** The first part of an issuer's path. */
 export function tenantOf(issuer: string): string | undefined {
-  return URL.canParse(issuer)
-    ? decodeURIComponent(new URL(issuer).pathname.split('/')[1] ?? '') || undefined
-    : undefined
+  if (!URL.canParse(issuer)) return undefined
+  const [, first = ''] = new URL(issuer).pathname.split('/')
+  try {
+    return decodeURIComponent(first) || undefined
+  } catch {
+    return undefined
+  }
 }
 
 /** Whether an authority signs in users of more than one tenant. */
@@ -29,11 +33,22 @@ export function servesSeveral(authority: string): boolean {
  */
 export function belongsTo(authority: string, stated: unknown): stated is string {
   if (stated === authority) return true
+  if (typeof stated !== 'string') return false
+  return servesSeveral(authority)
+    ? tenantOf(stated) === placeholder && isInPlaceOf(authority, stated)
+    : isTenantOf(authority, stated)
+}
+
+/** Whether an issuer is one tenant's, by its GUID, of an authority that names it otherwise or serves several. */
+export function isTenantOf(authority: string, issuer: string): boolean {
+  return isGuid(tenantOf(issuer)) && isInPlaceOf(authority, issuer)
+}
+
+/** Whether an issuer differs from an authority in the tenant, and in nothing else. */
+function isInPlaceOf(authority: string, issuer: string): boolean {
   const tenant = tenantOf(authority)
-  if (typeof stated !== 'string' || tenant === undefined || isGuid(tenant)) return false
-  const statedTenant = tenantOf(stated)
-  const fits = servesSeveral(authority) ? statedTenant === placeholder : isGuid(statedTenant)
-  return fits && stated === authority.replace(`/${tenant}/`, `/${statedTenant}/`)
+  if (tenant === undefined || isGuid(tenant)) return false
+  return issuer === authority.replace(`/${tenant}/`, `/${tenantOf(issuer)}/`)
 }
 
 export function isTemplate(issuer: string): boolean {
@@ -42,7 +57,7 @@ export function isTemplate(issuer: string): boolean {
 
 /** A template's issuer for one tenant. */
 export function issuerOfTenant(template: string, tenantId: string): string {
-  return template.replace(placeholder, tenantId)
+  return template.replaceAll(placeholder, tenantId)
 }
 
 /** The address of an endpoint for the tenant of an issuer, where the authority serves several. */

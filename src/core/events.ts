@@ -26,6 +26,7 @@ export type AuditEvent =
     } & Advice)
   | { event: 'scope_changed'; session: string; upstream: string; gained: string[]; lost: string[] }
   | { event: 'refresh_token_reuse_suspected'; severity: 'high'; session: string; user: string }
+  | { event: 'refresh_token_dead'; severity: 'medium'; session: string; user: string }
   | { event: 'rotation_lost'; severity: 'high'; session: string }
   | { event: 'identity_changed'; severity: 'high'; session: string; user: string }
   | ({ event: 'client_refused'; severity: 'high'; detail: string } & Advice & Diagnosis)

@@ -143,7 +143,8 @@ export function userIndex(identity: Pick<Identity, 'issuer' | 'subject'>): strin
 }
 
 export function directoryIndex({ tenantId, objectId }: Directory): string {
-  return `directory-${hash(JSON.stringify([tenantId, objectId]))}`
+  // GUIDs are the same in either case, and administrators copy them from anywhere.
+  return `directory-${hash(JSON.stringify([tenantId.toLowerCase(), objectId.toLowerCase()]))}`
 }
 
 export function providerSessionIndex(issuer: string, providerSessionId: string): string {

@@ -7,7 +7,7 @@ import { authenticatedAnew, type StepUp, shortcomingOf } from '../core/step-up.t
 import { accessTokenFrom } from '../core/token-set.ts'
 import { openTransaction, type Transaction, transactionId } from '../core/transaction.ts'
 import type { Provider } from '../oidc/provider.ts'
-import type { IndexStore, SessionStore, StoreInstant, TransactionStore } from '../store/store.ts'
+import type { IndexStore, Lookup, SessionStore, StoreInstant, TransactionStore } from '../store/store.ts'
 import type { EndSession } from './end-session.ts'
 import type { RevokeToken } from './revocation.ts'
 import type { StepUps } from './step-up.ts'
@@ -77,6 +77,10 @@ export interface LoginDeps {
   /** From 0 to 1. */
   random: () => number
   returnUrlRules: ReturnUrlRules
+  /** Reads a session without touching it. */
+  look: (sessionId: string) => Promise<Lookup | null>
+  /** What a login asks of the provider when the browser's session has expired: `sso` is nothing. */
+  reauth: 'sso' | 'select_account' | 'login'
 }
 
 /** What an attempt to log in without being seen may come to: nobody is signed in, or somebody has to act. */
@@ -146,11 +150,20 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
     }
   }
 
+  /** Without this, a user who is still signed in at the provider is let in again without a question. */
+  const promptAfterExpiry = async (sessionId: string | null) => {
+    if (deps.reauth === 'sso' || sessionId === null) return undefined
+    const found = await deps.look(sessionId)
+    const expired = found?.state === 'ended' && ['idle', 'absolute'].includes(found.reason)
+    return expired ? deps.reauth : undefined
+  }
+
   return {
     async start(request) {
       const returnUrl = safeReturnUrl(request.returnUrl, deps.returnUrlRules)
       if (returnUrl === null) throw new BadRequest('returnUrl must be a path of this application')
-      const { prompt, previousSessionId } = request
+      const { previousSessionId } = request
+      const prompt = request.prompt ?? (await promptAfterExpiry(previousSessionId))
       const stepUp =
         request.stepUp === undefined ? undefined : await deps.stepUps.take(request.stepUp, previousSessionId)
       const { id, state, binding, transaction } = openTransaction(

@@ -1,3 +1,4 @@
+import { isTenantOf } from '../core/authority.ts'
 import type { Clock } from '../core/clock.ts'
 import { GatewayError, LogoutFailed, LogoutTokenRefused } from '../core/errors.ts'
 import type { Audit, LogoutChannel } from '../core/events.ts'
@@ -96,10 +97,12 @@ export function createProviderLogout(deps: ProviderLogoutDeps): ProviderLogout {
     },
 
     async byBrowser({ sid, iss }) {
-      const meant = iss === undefined ? deps.frontchannelIssOptional : iss === issuer
-      if (!meant || sid === '' || sid.length > longestSid) return
+      // A configured issuer that goes by another name, or stands for several, is named by the one that logged the user in.
+      const heard = iss === undefined ? deps.frontchannelIssOptional : iss === issuer || isTenantOf(issuer, iss)
+      if (!heard || sid === '' || sid.length > longestSid) return
+      const meant = ({ identity }: Session) => iss === undefined || iss === issuer || iss === identity.issuer
       try {
-        const ended = await sessions.endIndexed(providerSessionIndex(issuer, sid), 'frontchannel_logout')
+        const ended = await sessions.endIndexed(providerSessionIndex(issuer, sid), 'frontchannel_logout', meant)
         if (ended > 0) audit({ event: 'provider_logout', channel: 'front', ended })
       } catch (error) {
         failed('front', error)

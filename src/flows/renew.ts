@@ -47,6 +47,8 @@ export interface RenewDeps {
   /** Told that the outbox has an entry under this id. */
   revokeSoon: (id: string) => void
   audit: Audit
+  /** Whether the provider goes on taking a replaced token: one that it refuses then is neither lost nor stolen. */
+  reusable: boolean
   clock: Clock
   /** From 0 to 1. */
   random: () => number
@@ -148,9 +150,10 @@ export function createRenew(deps: RenewDeps): Renew {
     const { session } = held.stored
     // If the lease was lost on the way, its new holder may be the one who has replaced the token.
     if (!(await isStillOurs(held, audience))) return { again: true }
-    const reason = interrupted ? 'rotation_lost' : 'refresh_token_dead'
+    const reason = interrupted && !deps.reusable ? 'rotation_lost' : 'refresh_token_dead'
     const [handle, user] = [sessionHandle(session.id), userHandle(session.identity)]
-    if (interrupted) audit({ event: 'rotation_lost', severity: 'high', session: handle })
+    if (deps.reusable) audit({ event: 'refresh_token_dead', severity: 'medium', session: handle, user })
+    else if (interrupted) audit({ event: 'rotation_lost', severity: 'high', session: handle })
     // The newest token that was ever stored is refused: somebody else may have used it (RFC 9700 §4.14.2).
     else audit({ event: 'refresh_token_reuse_suspected', severity: 'high', session: handle, user })
     await deps.endSession(session.id, reason)

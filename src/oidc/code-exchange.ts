@@ -11,7 +11,7 @@ import type { TokenRules } from './jwt.ts'
 import { loginClaims } from './kept-claims.ts'
 import type { Metadata } from './metadata.ts'
 import { issuerFor } from './tenants.ts'
-import { takeAnswer } from './token-request.ts'
+import { type Taken, takeAnswer } from './token-request.ts'
 import { readTokenResponse } from './token-response.ts'
 
 /** What a successful login brings. */
@@ -72,6 +72,9 @@ export async function exchangeCode(
         { expectedState: expected.state, pkceCodeVerifier: expected.codeVerifier },
         { ...context.parameters },
       )
+      .catch(error => {
+        throw lacksAccessToken(taken) ?? error
+      })
       .finally(() => {
         const token = taken.text('refresh_token') ?? taken.text('access_token')
         if (token !== undefined) onRedeemed(token)
@@ -97,6 +100,15 @@ export async function exchangeCode(
   } catch (error) {
     throw loginFault(error)
   }
+}
+
+/** Some providers give an access token only to those who name an API (Azure AD B2C), which openid-client does not tell. */
+function lacksAccessToken(taken: Taken): LoginRejected | undefined {
+  const answer = taken.answer()
+  if (answer?.status !== 200 || answer.body === null || taken.text('access_token') !== undefined) return undefined
+  return new LoginRejected('invalid_response', {
+    detail: 'the token endpoint gave no access token; OIDC_SCOPE may have to name an API',
+  })
 }
 
 function callbackUrl({ redirectUri, server }: CodeExchangeContext, callback: URLSearchParams): URL {

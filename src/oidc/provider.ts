@@ -179,14 +179,19 @@ export function createProvider(options: ProviderOptions): Provider {
         code_challenge: await client.calculatePKCECodeChallenge(request.codeVerifier),
         code_challenge_method: 'S256',
       }
-      if (request.prompt !== undefined) parameters.prompt = request.prompt
+      if (request.prompt !== undefined)
+        parameters.prompt = withPrompt(preset.authorizeParameters.prompt, request.prompt)
       if (request.loginHint !== undefined) parameters.login_hint = request.loginHint
       Object.assign(parameters, demandsOf(request.challenge, preset.challenge))
       const configured = checkedClaims(options.authorizeParameters.get('claims')) ?? undefined
       const claims = claimsOf(request.challenge?.claims, configured)
       if (claims !== undefined) parameters.claims = claims
       const query = new URLSearchParams(parameters)
-      for (const resource of options.resources) if (resourceName !== null) query.append(resourceName, resource)
+      const resources = resourceName === null ? [] : new Set(options.resources)
+      for (const resource of resources) {
+        // `resource` may be repeated (RFC 8707 §2); `audience` is no standard's, and may not.
+        if (resourceName === 'resource' || !query.has('audience')) query.append(String(resourceName), resource)
+      }
       return client.buildAuthorizationUrl(configure(await metadata.get(), fetch), query).href
     },
 
@@ -247,6 +252,12 @@ export function createProvider(options: ProviderOptions): Provider {
       await clientAuth.ready(probeClient)
     },
   }
+}
+
+/** What the provider always has to be asked stays, unless nobody may be asked anything (OpenID Connect Core §3.1.2.1). */
+function withPrompt(always: string | undefined, asked: string): string {
+  if (always === undefined || asked === 'none') return asked
+  return [...new Set([...always.split(' '), asked])].join(' ')
 }
 
 /** Scopes that belong to no resource (OpenID Connect Core §5.4, §11). */

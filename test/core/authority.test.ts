@@ -1,5 +1,12 @@
 import { test } from 'tap'
-import { belongsTo, endpointFor, servesSeveral } from '../../src/core/authority.ts'
+import {
+  belongsTo,
+  endpointFor,
+  issuerOfTenant,
+  isTenantOf,
+  servesSeveral,
+  tenantOf,
+} from '../../src/core/authority.ts'
 
 const host = 'https://login.microsoftonline.com'
 const tenant = '8d0f3f4e-1111-2222-3333-444455556666'
@@ -26,6 +33,9 @@ test('metadata may state its authority, the GUID of a tenant that goes by anothe
     ['https://idp.example', 'https://idp.example', true],
     ['https://idp.example', `https://idp.example/${tenant}`, false],
     [`${host}/contoso.com/v2.0`, undefined, false],
+    [`${host}/contoso.com/v2.0`, `${host}/%zz/v2.0`, false],
+    [`${host}/%zz/v2.0`, `${host}/${tenant}/v2.0`, false],
+    [`${host}/organizations/v2.0`, `${host}/%7Btenantid%7D/v2.0`, false],
     [`${host}/contoso.com/v2.0`, 7, false],
   ]
   for (const [authority, stated, good] of cases) t.equal(belongsTo(authority, stated), good, `${authority}: ${stated}`)
@@ -41,4 +51,27 @@ test('a tenant has its own token endpoint where the authority serves several', a
   )
   const own = `${host}/${tenant}/oauth2/v2.0/token`
   t.equal(endpointFor(`${host}/${tenant}/v2.0`, own, `${host}/${tenant}/v2.0`), own)
+})
+
+test('a tenant is the first part of the path, and there is none in what is no address', async t => {
+  t.equal(tenantOf(`${host}/${tenant}/v2.0`), tenant)
+  for (const issuer of [host, `${host}//v2.0`, `${host}/%zz/v2.0`, `${host}/%c0%af/v2.0`, 'contoso.com', ''])
+    t.equal(tenantOf(issuer), undefined, issuer)
+})
+
+test('a tenant of an authority is one by its GUID, where the authority names none', async t => {
+  for (const authority of ['common', 'organizations', 'contoso.com']) {
+    t.ok(isTenantOf(`${host}/${authority}/v2.0`, `${host}/${tenant}/v2.0`))
+    for (const issuer of ['{tenantid}', 'fabrikam.com', `${tenant}/x`, ''])
+      t.notOk(isTenantOf(`${host}/${authority}/v2.0`, `${host}/${issuer}/v2.0`), issuer)
+    t.notOk(isTenantOf(`${host}/${authority}/v2.0`, `https://evil.example/${tenant}/v2.0`))
+  }
+  t.notOk(isTenantOf(`${host}/${other}/v2.0`, `${host}/${tenant}/v2.0`))
+})
+
+test('a tenant takes every place that a template has for it', async t => {
+  t.equal(
+    issuerOfTenant('https://{tenantid}.example/{tenantid}/v2.0', tenant),
+    `https://${tenant}.example/${tenant}/v2.0`,
+  )
 })

@@ -9,7 +9,7 @@ import { createClock } from '../support/clock.ts'
 const issuer = 'https://login.example.com'
 
 /** The flow, and what it asks to be ended. */
-function setUp(frontchannelIssOptional: boolean, endIndexed?: () => Promise<number>) {
+function setUp(frontchannelIssOptional: boolean, endIndexed?: () => Promise<number>, configured = issuer) {
   const clock = createClock()
   const store = createMemoryStore({ clock, lifetimes: { idleTimeout: 60, absoluteTimeout: 60 } })
   const ended: string[] = []
@@ -30,7 +30,7 @@ function setUp(frontchannelIssOptional: boolean, endIndexed?: () => Promise<numb
     },
     audit: event => events.push(event),
     clock,
-    issuer,
+    issuer: configured,
     frontchannelIssOptional,
   })
   return { flow, ended, events }
@@ -60,6 +60,23 @@ test('a front-channel logout needs its issuer, except at providers that do not s
   const { flow, ended } = setUp(true)
   await flow.byBrowser({ sid: 'x'.repeat(513), iss: undefined })
   t.strictSame(ended, [], 'no session has such a name')
+})
+
+test('where the issuer stands for tenants, a front-channel logout may name the tenant’s', async t => {
+  const host = 'https://login.example.com'
+  const tenant = '8d0f3f4e-1111-2222-3333-444455556666'
+  const configured = `${host}/organizations/v2.0`
+  for (const [iss, heard] of [
+    [`${host}/${tenant}/v2.0`, true],
+    [configured, true],
+    [undefined, true],
+    [`${host}/contoso.com/v2.0`, false],
+    [`https://evil.test/${tenant}/v2.0`, false],
+  ] as const) {
+    const { flow, ended } = setUp(true, undefined, configured)
+    await flow.byBrowser({ sid: 's1', iss })
+    t.strictSame(ended, heard ? [providerSessionIndex(configured, 's1')] : [], String(iss))
+  }
 })
 
 // An answer that differs when the store is down tells that the issuer and the form of the request were right.

@@ -54,6 +54,7 @@ async function setUp(answer: Answers, refresh: string | undefined = 'rt0') {
   }
   const replica = (store: Store = memory) => {
     const renew = createRenew({
+      reusable: false,
       store,
       provider,
       breaker: createBreaker({ elapsed: clock.now, random: () => 0 }),

@@ -67,6 +67,8 @@ test('no session is lost but those whose new token died with its holder', async 
     const died = kills.some(at => at >= (first?.at ?? 0) && at <= replay.at)
     t.ok(died, `a replica was killed after the provider had been asked ${told}`)
   }
+  // What a replica has said is still on its way for a moment.
+  await eventually(() => events('rotation_lost').length === lost.size)
   const handles = [...lost.keys()].map(cookie => sessionHandle(sessionIdOf(cookie)))
   t.same(new Set(events('rotation_lost').map(({ session }) => session)), new Set(handles), `each is told ${told}`)
   t.same(events('refresh_token_reuse_suspected'), [], `and nobody is suspected ${told}`)

@@ -91,7 +91,8 @@ export async function startEntra(options: EntraOptions = {}): Promise<TestEntra>
     kindOf: entraKind,
     onRequest: journal.arrived,
     onProcessed: ({ kind, form }, { status }) => {
-      if (kind === 'token' && status === 200) journal.spend(form.get('refresh_token') ?? '')
+      const presented = form.get('refresh_token')
+      if (kind === 'token' && status === 200 && presented !== null) journal.spend(presented)
     },
     divert: request => divert(request),
   })

@@ -37,6 +37,8 @@ export interface ProviderOptions {
    * `unmentioned`: it goes on working and the answer has none, as at Google, Cognito and AD FS.
    */
   rotation?: boolean | { graceSeconds: number } | 'unmentioned'
+  /** `always`: a login brings a refresh token also without the scope `offline_access`. Default: `asked`. */
+  refreshTokens?: 'asked' | 'always'
   /** Scopes of APIs; they are granted when asked for, others are left out. Default: `api`, `api:read`, `api:write`. */
   scopes?: string[]
   /** Resource indicators (RFC 8707) and their scopes, e.g. `{ 'https://a.example': 'api:read' }`. */
@@ -152,6 +154,7 @@ export async function startProvider(options: ProviderOptions = {}): Promise<Test
     keys,
     lifetimes,
     rotation: options.rotation === 'unmentioned' ? false : (options.rotation ?? true),
+    refreshTokens: options.refreshTokens ?? 'asked',
     accessTokens: options.accessTokens ?? 'opaque',
     accessTokenClaims: options.accessTokenClaims ?? (() => ({})),
     scopes: options.scopes ?? ['api', 'api:read', 'api:write'],

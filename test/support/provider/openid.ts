@@ -26,6 +26,8 @@ export interface OpenidDeps extends LoginPageDeps {
   keys: KeyRing
   lifetimes: Lifetimes
   rotation: boolean | { graceSeconds: number }
+  /** `always`: also without the scope `offline_access`. */
+  refreshTokens?: 'asked' | 'always'
   accessTokens: 'opaque' | 'jwt'
   accessTokenClaims(): Json
   /** Scopes granted besides the standard ones. */
@@ -96,7 +98,8 @@ function configurationOf(deps: OpenidDeps): Configuration {
     pkce: { required: () => true },
     rotateRefreshToken: deps.rotation !== false,
     issueRefreshToken: (_ctx, client, source) =>
-      client.grantTypeAllowed('refresh_token') && source.scopes.has('offline_access'),
+      client.grantTypeAllowed('refresh_token') &&
+      (deps.refreshTokens === 'always' || source.scopes.has('offline_access')),
     expiresWithSession: () => false,
     clientBasedCORS: () => false,
     renderError: errorPage,
