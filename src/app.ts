@@ -61,7 +61,12 @@ export async function buildApp(options: AppOptions): Promise<App> {
   const parts = createParts({ config, clock, elapsed, audit, log, providerLimits, scriptPaths })
   const { store, sessionUse, sessions } = parts
 
-  const cookies = createCookies({ name: config.sessionCookieName, sameSite: config.sessionCookieSamesite })
+  const formPost = config.oidcResponseMode === 'form_post'
+  const cookies = createCookies({
+    name: config.sessionCookieName,
+    sameSite: config.sessionCookieSamesite,
+    crossSitePost: formPost,
+  })
   const guardDeps = {
     csrf: createCsrf({ origin: config.publicUrl }),
     readSession: createReadSession({ cookies, use: sessionUse.use }),
@@ -90,11 +95,15 @@ export async function buildApp(options: AppOptions): Promise<App> {
   })
   store.onSessionEvent(streams.dispatch)
 
+  // biome-ignore format: a row of the table below
+  const postedCallback: GuardedRoute =
+    { method: 'POST',   path: endpoint('callback'),         csrf: 'navigation',     session: 'none',     slides: false,          forPeople: true,  handler: loginRoutes.callback, body: 'form' }
   // The guard table. Only what is for people may redirect; every answer here is no-store.
   // biome-ignore format: a table
   const table: GuardedRoute[] = [
     { method: 'GET',    path: endpoint('login'),            csrf: 'navigation',     session: 'none',     slides: false,          forPeople: true,  handler: loginRoutes.start },
-    { method: 'GET',    path: endpoint('callback'),         csrf: 'navigation',     session: 'none',     slides: false,          forPeople: true,  handler: loginRoutes.callback },
+    { method: 'GET',    path: endpoint('callback'),         csrf: 'navigation',     session: 'none',     slides: false,          forPeople: true,  handler: formPost ? loginRoutes.misplaced : loginRoutes.callback },
+    ...(formPost ? [postedCallback] : []),
     { method: 'GET',    path: endpoint('login/failed'),     csrf: 'navigation',     session: 'optional', slides: false,          forPeople: true,  handler: loginRoutes.failed },
     { method: 'GET',    path: endpoint('user'),             csrf: 'header',         session: 'optional', slides: 'unless-asked', forPeople: false, handler: user },
     { method: 'GET',    path: endpoint('logout'),           csrf: 'no-prefetch',    session: 'optional', slides: false,          forPeople: true,  handler: logoutRoutes.navigate },
@@ -118,7 +127,8 @@ export async function buildApp(options: AppOptions): Promise<App> {
   registerGuarded(publicServer, table, guardDeps)
   const { accessTokens, stepUps } = parts
   const upstreams = config.upstreams.map(upstream => ({ ...upstream, audience: audienceOf(upstream) }))
-  registerProxy(publicServer, upstreams, { check: createGuard(guardDeps), accessTokens, stepUps, publicOrigin })
+  const proxyDeps = { check: createGuard(guardDeps), accessTokens, stepUps, publicOrigin, clock }
+  registerProxy(publicServer, upstreams, proxyDeps)
   if (config.spaDir !== undefined) await registerSpa(publicServer, { directory: config.spaDir })
   publicServer.addHook('preClose', async () => streams.close())
 

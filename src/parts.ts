@@ -108,6 +108,7 @@ export function createParts(options: PartsOptions) {
     returnUrlRules,
     look: id => sessionUse.use(id, { active: false }),
     reauth: config.sessionReauth,
+    dpop: config.oidcDpop,
   })
   store.onSessionEvent(dispatch)
 
@@ -174,6 +175,8 @@ function openProvider({ config, clock, audit, log, providerLimits }: PartsOption
     scope: union([loginScope(config), ...config.upstreams.map(upstream => upstream.scope ?? '')]),
     resources: config.upstreams.flatMap(upstream => upstream.resource ?? []),
     authorizeParameters: authorizeParameters(config),
+    responseMode: config.oidcResponseMode,
+    par: config.oidcPar,
     idTokenAlgorithms: config.oidcIdTokenAlgs,
     userInfo: config.oidcUserinfo,
     userClaims: config.userClaims,

@@ -22,6 +22,7 @@ export function crossFaults(config: Config): Fault[] {
   const paths = new Map<string, string>()
   for (const upstream of config.upstreams) {
     const variable = `UPSTREAM_${upstream.name.toUpperCase()}_PATH`
+    const dpopVariable = `UPSTREAM_${upstream.name.toUpperCase()}_DPOP`
     const twin = paths.get(upstream.path)
     if (twin !== undefined) fault(variable, `is also the path of upstream ${twin}`)
     paths.set(upstream.path, upstream.name)
@@ -29,6 +30,14 @@ export function crossFaults(config: Config): Fault[] {
       fault(variable, "lies under BFF_PATH, where the gateway's own endpoints are")
     if (isBelow(config.bffPath, upstream.path))
       fault(variable, "covers BFF_PATH, where the gateway's own endpoints are")
+    if (upstream.dpop && !config.oidcDpop)
+      fault(dpopVariable, 'is of no use without OIDC_DPOP=true: no token is bound to a key')
+    if (config.oidcDpop && !upstream.dpop)
+      fault(
+        dpopVariable,
+        'must be true with OIDC_DPOP: all tokens are bound to a key, and never go without its proof',
+        'true',
+      )
     if (upstream.path === '/' && config.spaDir !== undefined) fault(variable, 'leaves no room for the SPA of SPA_DIR')
   }
 
@@ -48,6 +57,7 @@ const gatewayParameters = [
   'code_challenge_method',
   'request',
   'request_uri',
+  'dpop_jkt',
 ]
 
 function productionFaults(config: Config): Fault[] {

@@ -155,6 +155,24 @@ export const settings = {
     example: 'never',
     default: 'auto',
   }),
+  OIDC_RESPONSE_MODE: setting({
+    type: type.choice('query', 'form_post'),
+    doc: 'how the provider answers a login: `query`, or `form_post`, with `POST /callback` and login cookies that are `SameSite=None`',
+    example: 'form_post',
+    default: 'query',
+  }),
+  OIDC_PAR: setting({
+    type: type.choice('auto', 'always', 'never'),
+    doc: 'pushed authorization requests (RFC 9126): `auto` when the metadata requires them; `always`, `never`',
+    example: 'always',
+    default: 'auto',
+  }),
+  OIDC_DPOP: setting({
+    type: type.flag,
+    doc: 'tokens are bound to a key of the session (DPoP, RFC 9449); every upstream then needs `UPSTREAM_<NAME>_DPOP=true`',
+    example: 'true',
+    default: 'false',
+  }),
   REDIS_URL: setting({
     type: type.redisUrl,
     doc: '`redis://` or `rediss://` with user, password, db; without it sessions live in memory (not in production)',
@@ -268,6 +286,12 @@ export const upstreamSettings = {
     type: type.text,
     doc: 'RFC 8707 resource indicator of that token, for providers that use it',
     example: 'https://orders.example.com',
+  }),
+  DPOP: setting({
+    type: type.flag,
+    doc: 'the upstream takes bound tokens, with a proof for each request (RFC 9449); with `OIDC_DPOP=true`',
+    example: 'true',
+    default: 'false',
   }),
   TIMEOUT: setting({
     type: type.duration,

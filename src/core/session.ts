@@ -1,3 +1,4 @@
+import type { DpopKey } from './dpop.ts'
 import { hash, randomToken } from './random.ts'
 import type { AccessToken } from './token-set.ts'
 
@@ -47,6 +48,8 @@ export interface Session {
   lineage?: string
   /** What the last step-up was for: the first token of this slot is asked for with these claims. */
   demanded?: { slot: string; claims: string }
+  /** To which all its tokens are bound; none with DPoP off. */
+  dpopKey?: DpopKey
 }
 
 /** The other end of a connection, as it describes itself and as the network knows it. */
@@ -91,11 +94,18 @@ export function expired(reason: EndReason): boolean {
 }
 
 /** Opens a session under a cookie never used before (OWASP ASVS 7.2.4). */
-export function openSession(identity: Identity, client: Client, now: number): { cookie: string; session: Session } {
+export function openSession(
+  identity: Identity,
+  client: Client,
+  now: number,
+  dpopKey?: DpopKey,
+): { cookie: string; session: Session } {
   const cookie = randomToken()
+  const id = sessionIdOf(cookie)
+  const bound = dpopKey === undefined ? {} : { dpopKey }
   return {
     cookie,
-    session: { id: sessionIdOf(cookie), identity, logoutToken: randomToken(), createdAt: now, client },
+    session: { id, identity, logoutToken: randomToken(), createdAt: now, client, ...bound },
   }
 }
 

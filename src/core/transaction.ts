@@ -1,3 +1,4 @@
+import type { DpopKey } from './dpop.ts'
 import { hash, randomToken } from './random.ts'
 import type { StepUp } from './step-up.ts'
 
@@ -15,6 +16,8 @@ export interface Transaction {
   previousSessionId: string | null
   /** What this login is to do better than the one before; absent for a login like any other. */
   stepUp?: StepUp
+  /** To which the code and the tokens will be bound, where they are. */
+  dpopKey?: DpopKey
   expiresAt: number
 }
 
@@ -28,7 +31,7 @@ export interface OpenedTransaction {
 
 /** Opens a transaction whose state, nonce, verifier and binding are independent random values (RFC 9700 §2.1). */
 export function openTransaction(
-  login: Pick<Transaction, 'returnUrl' | 'silent' | 'previousSessionId' | 'stepUp'>,
+  login: Pick<Transaction, 'returnUrl' | 'silent' | 'previousSessionId' | 'stepUp' | 'dpopKey'>,
   now: number,
 ): OpenedTransaction {
   const state = randomToken()

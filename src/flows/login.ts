@@ -1,4 +1,5 @@
 import type { Clock } from '../core/clock.ts'
+import { createDpopKey } from '../core/dpop.ts'
 import { BadRequest, LoginRejected, type LoginRejection } from '../core/errors.ts'
 import type { Audit } from '../core/events.ts'
 import { type ReturnUrlRules, safeReturnUrl } from '../core/return-url.ts'
@@ -81,6 +82,8 @@ export interface LoginDeps {
   look: (sessionId: string) => Promise<Lookup | null>
   /** What a login asks of the provider when the browser's session has expired: `sso` is nothing. */
   reauth: 'sso' | 'select_account' | 'login'
+  /** Whether the tokens of new sessions are bound to a key (RFC 9449). */
+  dpop: boolean
 }
 
 /** What an attempt to log in without being seen may come to: nobody is signed in, or somebody has to act. */
@@ -106,14 +109,14 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
   const redeem = async (transaction: Transaction, callback: Callback) => {
     let revocable: string | undefined
     try {
-      const { nonce, codeVerifier, stepUp } = transaction
-      const expected = { state: callback.state, nonce, codeVerifier, challenge: stepUp?.challenge }
+      const { nonce, codeVerifier, dpopKey, stepUp } = transaction
+      const expected = { state: callback.state, nonce, codeVerifier, dpopKey, challenge: stepUp?.challenge }
       const login = await provider.exchangeCode(callback.query, expected, token => {
         revocable = token
       })
       const shortcoming = stepUp && shortcomingOf(stepUp, login, clock.now())
       if (shortcoming) throw new LoginRejected(shortcoming, { detail: `the step-up came to: ${shortcoming}` })
-      const opened = openSession(login.identity, callback.client, clock.now())
+      const opened = openSession(login.identity, callback.client, clock.now(), dpopKey)
       const withinMs = stepUp && (await continueFrom(transaction.previousSessionId, stepUp, opened.session))
       // Index entries come first and the look for a mark last, so that whoever ends all sessions of a user meets this one.
       await store.addToIndexes(opened.session.id, indexesOf(opened.session))
@@ -167,15 +170,21 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
       const stepUp =
         request.stepUp === undefined ? undefined : await deps.stepUps.take(request.stepUp, previousSessionId)
       const { id, state, binding, transaction } = openTransaction(
-        { returnUrl, silent: prompt === 'none', previousSessionId, ...(stepUp && { stepUp }) },
+        {
+          returnUrl,
+          silent: prompt === 'none',
+          previousSessionId,
+          ...(stepUp && { stepUp }),
+          ...(deps.dpop && { dpopKey: createDpopKey() }),
+        },
         clock.now(),
       )
-      const { nonce, codeVerifier } = transaction
+      const { nonce, codeVerifier, dpopKey } = transaction
       // A hint at a user and the choice of one exclude each other.
       const known = prompt === 'select_account' ? undefined : stepUp?.loginHint
       const loginHint = request.loginHint ?? known
       const { challenge } = stepUp ?? {}
-      const asked = { state, nonce, codeVerifier, prompt, loginHint, challenge }
+      const asked = { state, nonce, codeVerifier, dpopKey, prompt, loginHint, challenge }
       const authorizationUrl = await provider.authorizationUrl(asked)
       await store.putTransaction(id, transaction)
       return { authorizationUrl, state, binding }

@@ -93,7 +93,7 @@ export function createRenew(deps: RenewDeps): Renew {
 
   const ask = async (token: string, session: Session, audience: TokenAudience): Promise<Answer> => {
     const askedAt = clock.now()
-    const result = await provider.refresh(token, session.identity, audience)
+    const result = await provider.refresh(token, session.identity, audience, session.dpopKey)
     if (result.outcome !== 'client_refused') return { ...result, askedAt }
     // Nobody's fault but the operator's: all sessions wait until the client is accepted again.
     throw new ProviderUnavailable({

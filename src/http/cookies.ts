@@ -23,11 +23,17 @@ export interface Cookies {
 }
 
 /** Cookies that never leave this host, https and HTTP (RFC 6265bis §4.1.3.2). */
-export function createCookies(options: { name: string; sameSite: 'strict' | 'lax' }): Cookies {
+export function createCookies(options: {
+  name: string
+  sameSite: 'strict' | 'lax'
+  /** Whether the provider answers a login by a form that its own page posts. */
+  crossSitePost: boolean
+}): Cookies {
   const common = { path: '/', secure: true, httpOnly: true } as const
   const session: CookieSerializeOptions = { ...common, sameSite: options.sameSite }
-  // The callback is a navigation from the provider's site: a Strict cookie would not arrive.
-  const binding: CookieSerializeOptions = { ...common, sameSite: 'lax', maxAge: transactionLifetime }
+  // The callback is a navigation from the provider's site: a Strict cookie would not arrive, and with a POST no Lax one.
+  const sameSite = options.crossSitePost ? 'none' : 'lax'
+  const binding: CookieSerializeOptions = { ...common, sameSite, maxAge: transactionLifetime }
   const bindingPrefix = `${options.name}-login-`
   const bindingName = (state: string) => bindingPrefix + transactionTag(state)
 

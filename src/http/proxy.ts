@@ -1,13 +1,16 @@
 import httpProxy from '@fastify/http-proxy'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { challengeOf, type Demand } from '../core/challenge.ts'
+import type { Clock } from '../core/clock.ts'
 import { GatewayError } from '../core/errors.ts'
 import type { StoredSession } from '../core/session.ts'
 import type { AccessTokens, TokenAudience } from '../flows/access-token.ts'
 import type { StepUps } from '../flows/step-up.ts'
 import type { Guard } from './guard.ts'
+import { isRepeatable } from './repeatable.ts'
 import { liveSession } from './session.ts'
 import { requestHeaders, responseHeaders } from './upstream-headers.ts'
+import { createUpstreamProofs } from './upstream-proof.ts'
 
 /** Where the access token rides between the guard and the rewriting of headers; no other hook can reach it. */
 const accessToken = Symbol('access token')
@@ -36,6 +39,7 @@ export interface ProxyDeps {
   accessTokens: Pick<AccessTokens, 'get' | 'replace'>
   stepUps: Pick<StepUps, 'demandIn' | 'refreshFor' | 'offering' | 'answer'>
   publicOrigin: URL
+  clock: Clock
 }
 
 /** An answer of an upstream, its body not yet read. */
@@ -52,6 +56,7 @@ export function registerProxy(app: FastifyInstance, upstreams: readonly Upstream
   app.decorateRequest(again, null)
 
   for (const { path, url, timeout, audience } of upstreams) {
+    const proofs = createUpstreamProofs({ origin: url.origin, clock: deps.clock })
     const guard: Guard = { csrf: 'header', session: 'required', slides: true, slot: audience.slot }
     const replyOptions = {
       rewriteRequestHeaders: (request: unknown, headers: unknown) =>
@@ -112,7 +117,13 @@ export function registerProxy(app: FastifyInstance, upstreams: readonly Upstream
         // A dispatcher's timeout, since the proxy's own would also end an event stream that is quiet.
         undici: { headersTimeout: timeout * 1000, bodyTimeout: 0 },
         disableRequestLogging: true,
-        handler(request, reply, destination, options) {
+        handler(request, reply, destination, plain) {
+          const { dpopKey: key } = liveSession(request.found).session
+          // By the session, not by configuration: a bound token never goes out as if it were none.
+          const options =
+            key === undefined
+              ? plain
+              : (proofs.bind(plain, { key, destination, accessToken: () => request[accessToken] }) as typeof plain)
           request[again] = () => reply.from(destination, options)
           return reply.from(destination, options)
         },
@@ -122,12 +133,8 @@ export function registerProxy(app: FastifyInstance, upstreams: readonly Upstream
   }
 }
 
-/** Safe methods without a body alone (RFC 9110 §9.2.1): anything else may have done its work. */
 function isReplayable(request: FastifyRequest, { statusCode }: UpstreamAnswer): boolean {
-  const bodiless = request.headers['content-length'] === undefined && request.headers['transfer-encoding'] === undefined
-  return (
-    statusCode === 401 && request[again] !== null && bodiless && (request.method === 'GET' || request.method === 'HEAD')
-  )
+  return statusCode === 401 && request[again] !== null && isRepeatable(request)
 }
 
 /** The session with the token that was sent: it may be a newer one than the session was read with. */

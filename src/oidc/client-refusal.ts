@@ -16,6 +16,9 @@ export interface Verdict {
 /** Neither says anything about a session: the first is about the credential, the second about the registration. */
 const refusals = ['invalid_client', 'unauthorized_client']
 
+/** Said before the client is looked at, or whoever it is (RFC 9449 §5, §8). */
+const noVerdicts = ['temporarily_unavailable', 'server_error', 'use_dpop_nonce', 'invalid_dpop_proof']
+
 /** Whether an error code of RFC 6749 §5.2 refuses the client, and not what it presents. */
 export function refusesClient(error: string | undefined): boolean {
   return error !== undefined && refusals.includes(error)
@@ -24,8 +27,9 @@ export function refusesClient(error: string | undefined): boolean {
 /** The client is authenticated before anything else of a request is looked at (RFC 6749 §3.2.1, RFC 7009 §2.1). */
 export function judgeClient(status: number, body: unknown): Verdict {
   const { error } = (body ?? {}) as Record<string, unknown>
-  if (status === 200) return { client: 'accepted', error: undefined, advice: {} }
-  if (typeof error !== 'string' || ['temporarily_unavailable', 'server_error'].includes(error))
+  // 201: a pushed authorization request (RFC 9126 §2.2).
+  if (status === 200 || status === 201) return { client: 'accepted', error: undefined, advice: {} }
+  if (typeof error !== 'string' || noVerdicts.includes(error))
     return { client: 'unknown', error: undefined, advice: {} }
   return {
     client: refusesClient(error) ? 'refused' : 'accepted',

@@ -1,6 +1,7 @@
 import * as client from 'openid-client'
 import { isTemplate } from '../core/authority.ts'
 import type { Challenge } from '../core/challenge.ts'
+import type { DpopKey } from '../core/dpop.ts'
 import { LoginRejected } from '../core/errors.ts'
 import type { Claims, Identity } from '../core/session.ts'
 import type { TokenResponse } from '../core/token-set.ts'
@@ -46,6 +47,8 @@ export interface ExpectedLogin {
   codeVerifier: string
   /** What the login is to satisfy. */
   challenge?: Challenge | undefined
+  /** To which code and tokens are bound. */
+  dpopKey: DpopKey | undefined
 }
 
 /**
@@ -79,7 +82,7 @@ export async function exchangeCode(
         const token = taken.text('refresh_token') ?? taken.text('access_token')
         if (token !== undefined) onRedeemed(token)
       })
-    const read = readTokenResponse(wire)
+    const read = readTokenResponse(wire, { bound: expected.dpopKey !== undefined })
     if ('fault' in read) throw new LoginRejected('invalid_response', { detail: read.fault })
     const idToken = taken.text('id_token') ?? ''
     const issuer = issuerFor(idToken, server.issuer, rules.tenants?.allowed)

@@ -88,6 +88,15 @@ function refusedFor({ cause }: Error): { claim: string | undefined; algorithm: u
   return { claim: claims.find(name => name === found.claim), algorithm }
 }
 
+/** What an error of a pushed authorization request means: there is no login for now, whoever is at fault. */
+export function pushFault(error: unknown): unknown {
+  if (error instanceof ClientError && error.cause instanceof GatewayError) return error.cause
+  const unavailable = (what: string) => new ProviderUnavailable({ detail: `pushed authorization request: ${what}` })
+  if (error instanceof ResponseBodyError) return unavailable(standardCode(error.error))
+  if (error instanceof WWWAuthenticateChallengeError) return unavailable(`refused with ${error.status}`)
+  return error instanceof ClientError || error instanceof TypeError ? unavailable(codeOf(error)) : error
+}
+
 /** What an error of the revocation endpoint means (RFC 7009 §2.2.1): all but one are worth another try. */
 export function revocationFault(error: unknown): Revocation {
   if (error instanceof ResponseBodyError && error.error === 'unsupported_token_type')

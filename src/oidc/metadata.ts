@@ -14,7 +14,12 @@ export type Metadata = ServerMetadata & { authorization_endpoint: string; token_
 
 const hourMs = 3_600_000
 const required = ['authorization_endpoint', 'token_endpoint', 'jwks_uri'] as const
-const optional = ['userinfo_endpoint', 'revocation_endpoint', 'end_session_endpoint'] as const
+const optional = [
+  'userinfo_endpoint',
+  'revocation_endpoint',
+  'end_session_endpoint',
+  'pushed_authorization_request_endpoint',
+] as const
 
 /** The provider's metadata: asked for again every hour, used for a day when the provider does not answer. */
 export function createMetadata(options: {
@@ -80,6 +85,11 @@ function check(document: unknown, issuer: string, accepts: (stated: unknown) => 
     token_endpoint_auth_signing_alg_values_supported: stringsOf(
       metadata.token_endpoint_auth_signing_alg_values_supported,
     ),
+    require_pushed_authorization_requests: Boolean(metadata.require_pushed_authorization_requests),
+    // Without it nothing is said of DPoP; an empty list is another thing.
+    ...(metadata.dpop_signing_alg_values_supported !== undefined && {
+      dpop_signing_alg_values_supported: stringsOf(metadata.dpop_signing_alg_values_supported),
+    }),
     authorization_response_iss_parameter_supported: Boolean(metadata.authorization_response_iss_parameter_supported),
   }
 }

@@ -3,12 +3,15 @@ import { belongsTo, endpointFor } from '../core/authority.ts'
 import { type Challenge, checkedClaims, handlesChallenges, mergeClaims } from '../core/challenge.ts'
 import type { ClientAuthentication } from '../core/client-authentication.ts'
 import { type Clock, systemClock } from '../core/clock.ts'
+import { type DpopKey, dpopAlgorithm, dpopThumbprint } from '../core/dpop.ts'
+import { ProviderUnavailable } from '../core/errors.ts'
 import type { Audit } from '../core/events.ts'
 import type { Preset } from '../core/presets.ts'
 import type { Claims, Identity } from '../core/session.ts'
 import { createClientAuth } from './client-auth.ts'
 import { type ExpectedLogin, exchangeCode, type Login } from './code-exchange.ts'
-import { revocationFault } from './faults.ts'
+import { createDpop } from './dpop.ts'
+import { pushFault, revocationFault } from './faults.ts'
 import type { ProviderFetch } from './fetch.ts'
 import type { IdTokenClaims } from './id-token.ts'
 import { renewedClaims } from './kept-claims.ts'
@@ -37,6 +40,10 @@ export interface ProviderOptions {
   /** Resource indicators of the upstreams (RFC 8707). */
   resources: readonly string[]
   authorizeParameters: ReadonlyMap<string, string>
+  /** How the provider is to answer an authorization request. */
+  responseMode: 'query' | 'form_post'
+  /** Pushed authorization requests: `auto` goes by the metadata. */
+  par: 'auto' | 'always' | 'never'
   idTokenAlgorithms: readonly string[]
   userInfo: 'auto' | 'always' | 'never'
   /** Names of the claims to keep. */
@@ -52,6 +59,8 @@ export interface AuthorizationRequest {
   state: string
   nonce: string
   codeVerifier: string
+  /** To which the code will be bound. */
+  dpopKey: DpopKey | undefined
   prompt: string | undefined
   loginHint: string | undefined
   /** What this login is to satisfy. */
@@ -69,9 +78,10 @@ export type Revocation =
 /** The OpenID Provider, as the flows see it. */
 export interface Provider {
   /**
-   * The URL of an authorization request: code flow with PKCE S256, whatever the metadata says of it.
+   * The URL of an authorization request: code flow with PKCE S256, whatever the metadata says of it. With a pushed one
+   * (RFC 9126) the URL has its name alone, and there is no other way when pushing fails.
    *
-   * @throws {ProviderUnavailable} when the metadata cannot be had
+   * @throws {ProviderUnavailable} when the metadata cannot be had, or the request cannot be pushed
    */
   authorizationUrl(request: AuthorizationRequest): Promise<string>
   /**
@@ -83,11 +93,11 @@ export interface Provider {
    */
   exchangeCode(callback: URLSearchParams, expected: ExpectedLogin, onRedeemed: (token: string) => void): Promise<Login>
   /**
-   * Presents a refresh token for the access token of an upstream.
+   * Presents a refresh token for the access token of an upstream, with the key to which the session's tokens are bound.
    *
    * @throws {ProviderUnavailable} when there is no definite answer; `ambiguous` if the token may have been used up
    */
-  refresh(refreshToken: string, identity: Identity, audience: Audience): Promise<Refresh>
+  refresh(refreshToken: string, identity: Identity, audience: Audience, dpopKey: DpopKey | undefined): Promise<Refresh>
   /** The claims of a session after a refresh brought a new ID token. */
   renewedClaims(identity: Identity, idToken: IdTokenClaims): Claims
   /** Revokes a refresh token (RFC 7009); never throws. */
@@ -117,9 +127,10 @@ export function createProvider(options: ProviderOptions): Provider {
   const rules = { issuer, clientId, algorithms: options.idTokenAlgorithms, keys, clock, tenants }
   const { assertionAudience } = preset
   const clientAuth = createClientAuth({ ...options, assertionAudience })
+  const dpop = createDpop({ clock })
   const resourceName = preset.resourceParameter
 
-  const configure = (server: Metadata, fetchWith: ProviderFetch): client.Configuration => {
+  const configure = (server: Metadata, fetchWith: ProviderFetch, dpopKey?: DpopKey): client.Configuration => {
     // The provider does not choose which algorithms are good enough.
     const pinned = { ...server, id_token_signing_alg_values_supported: [...options.idTokenAlgorithms] }
     // One clock for all checks; of those of a token's times, the stricter in id-token.ts decides.
@@ -128,7 +139,9 @@ export function createProvider(options: ProviderOptions): Provider {
       [client.clockTolerance]: 60,
     }
     const configuration = new client.Configuration(pinned, clientId, times, clientAuth.mark)
-    configuration[client.customFetch] = clientAuth.through(fetchWith) as client.CustomFetch
+    const authenticated = clientAuth.through(fetchWith)
+    const send = dpopKey === undefined ? authenticated : dpop.withNonce(authenticated)
+    configuration[client.customFetch] = send as client.CustomFetch
     // The endpoints were judged when the metadata came in; this only lifts a second, blunter check.
     if (issuer.startsWith('http:')) client.allowInsecureRequests(configuration)
     return configuration
@@ -168,8 +181,28 @@ export function createProvider(options: ProviderOptions): Provider {
     await client.genericGrantRequest(configure(await metadata.get(), fetch), 'authorization_code', parameters)
   }
 
+  /** What every call of a login or refresh goes through, and the client made for it. */
+  const callsWith = (server: Metadata, dpopKey: DpopKey | undefined) => ({
+    fetch: dpopKey === undefined ? fetch : dpop.prove(fetch, dpopKey),
+    configure: (through: ProviderFetch) => configure(server, through, dpopKey),
+  })
+
+  const pushed = async (server: Metadata, query: URLSearchParams): Promise<string> => {
+    if (server.pushed_authorization_request_endpoint === undefined)
+      throw new ProviderUnavailable({ detail: 'the metadata names no pushed_authorization_request_endpoint' })
+    try {
+      return (await client.buildAuthorizationUrlWithPAR(configure(server, fetch), query)).href
+    } catch (error) {
+      throw pushFault(error)
+    }
+  }
+
   return {
     async authorizationUrl(request) {
+      const server = await metadata.get()
+      const algorithms = server.dpop_signing_alg_values_supported
+      if (request.dpopKey !== undefined && algorithms?.includes(dpopAlgorithm) === false)
+        throw new ProviderUnavailable({ detail: `the provider takes no DPoP proofs by ${dpopAlgorithm}` })
       const parameters: Record<string, string> = {
         ...Object.fromEntries(options.authorizeParameters),
         redirect_uri: options.redirectUri,
@@ -186,21 +219,24 @@ export function createProvider(options: ProviderOptions): Provider {
       const configured = checkedClaims(options.authorizeParameters.get('claims')) ?? undefined
       const claims = claimsOf(request.challenge?.claims, configured)
       if (claims !== undefined) parameters.claims = claims
+      if (options.responseMode !== 'query') parameters.response_mode = options.responseMode
+      // A code that is bound cannot be redeemed with another key (RFC 9449 §10).
+      if (request.dpopKey !== undefined) parameters.dpop_jkt = dpopThumbprint(request.dpopKey)
       const query = new URLSearchParams(parameters)
       const resources = resourceName === null ? [] : new Set(options.resources)
       for (const resource of resources) {
         // `resource` may be repeated (RFC 8707 §2); `audience` is no standard's, and may not.
         if (resourceName === 'resource' || !query.has('audience')) query.append(String(resourceName), resource)
       }
-      return client.buildAuthorizationUrl(configure(await metadata.get(), fetch), query).href
+      const pushes = options.par === 'auto' ? server.require_pushed_authorization_requests : options.par === 'always'
+      return pushes ? pushed(server, query) : client.buildAuthorizationUrl(configure(server, fetch), query).href
     },
 
     async exchangeCode(callback, expected, onRedeemed) {
       const server = await metadata.get()
       const context = {
         server,
-        configure: (through: ProviderFetch) => configure(server, through),
-        fetch,
+        ...callsWith(server, expected.dpopKey),
         rules,
         authority: issuer,
         redirectUri: options.redirectUri,
@@ -212,13 +248,13 @@ export function createProvider(options: ProviderOptions): Provider {
       return exchangeCode(context, callback, expected, onRedeemed)
     },
 
-    async refresh(refreshToken, identity, audience) {
+    async refresh(refreshToken, identity, audience, dpopKey) {
       const stated = await metadata.get()
       const tokenEndpoint = endpointFor(identity.issuer, stated.token_endpoint, issuer)
       const server = { ...stated, token_endpoint: tokenEndpoint }
       const context = {
-        configure: (through: ProviderFetch) => configure(server, through),
-        fetch,
+        ...callsWith(server, dpopKey),
+        bound: dpopKey !== undefined,
         tokenEndpoint,
         rules: { ...rules, issuer: identity.issuer },
         parameters: audienceParameters(audience),

@@ -39,6 +39,8 @@ export interface RefreshContext {
   /** What names the access token that is asked for. */
   parameters: Readonly<Record<string, string>>
   rules: TokenRules
+  /** Whether the tokens are bound to a key. */
+  bound: boolean
 }
 
 /**
@@ -56,7 +58,7 @@ export async function refresh(context: RefreshContext, refreshToken: string, ide
   } catch (error) {
     return refusalOf(error, taken.answer())
   }
-  const read = readTokenResponse(wire)
+  const read = readTokenResponse(wire, context)
   if ('fault' in read) return unusable(taken.answer()?.body, read.fault, {})
   const { tokens } = read
   const idToken = (taken.answer()?.body as { id_token?: unknown } | undefined)?.id_token

@@ -42,6 +42,8 @@ const noTokens: Advice = {
 const classes: Record<string, Refusal['outcome'] | 'passing'> = {
   temporarily_unavailable: 'passing',
   server_error: 'passing',
+  // Even with the nonce that it gave: its nonces change faster than it is asked.
+  use_dpop_nonce: 'passing',
   interaction_required: 'interaction',
   consent_required: 'interaction',
   login_required: 'interaction',

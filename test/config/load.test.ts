@@ -206,8 +206,28 @@ test('production takes no shortcuts', async t => {
   t.equal(faultsOf({ ...production, ...loopback }).faults.length, 0, 'plain http that stays on the machine is fine')
 })
 
+test('tokens are bound everywhere or nowhere', t => {
+  const upstream = { UPSTREAM_A_PATH: '/a', UPSTREAM_A_URL: 'http://a' }
+  const problems = (env: Environment) =>
+    faultsOf({ ...minimal, ...upstream, ...env }).faults.map(fault => fault.variable)
+  t.same(problems({}), [])
+  t.same(problems({ OIDC_DPOP: 'true', UPSTREAM_A_DPOP: 'true' }), [])
+  t.same(problems({ OIDC_DPOP: 'true' }), ['UPSTREAM_A_DPOP'], 'a bound token would go out without its proof')
+  t.same(problems({ UPSTREAM_A_DPOP: 'true' }), ['UPSTREAM_A_DPOP'], 'there is nothing to prove')
+  t.end()
+})
+
 test('the authorization request cannot be bent by fixed parameters', async t => {
-  for (const name of ['state', 'nonce', 'redirect_uri', 'code_challenge', 'scope', 'response_type'])
+  for (const name of [
+    'state',
+    'nonce',
+    'redirect_uri',
+    'code_challenge',
+    'scope',
+    'response_type',
+    'response_mode',
+    'dpop_jkt',
+  ])
     t.match(faultsOf({ ...minimal, OIDC_AUTHORIZE_PARAMS: `${name}=x` }).message, `must not set ${name}`)
   const config = loadConfig({ ...minimal, OIDC_AUTHORIZE_PARAMS: 'audience=https://api?a=b, domain_hint=x' })
   t.same(

@@ -14,8 +14,6 @@ export interface Traits {
   revocation: 'revoked' | 'not_supported'
   /** What the token endpoint says of a refresh token that is over: the standard's error, or 400 and not a word. */
   deadToken: 'invalid_grant' | 'silence'
-  /** `returns`: it sends the browser back; `empty`: it needs an `id_token_hint`, which the gateway does not send. */
-  logout: 'returns' | 'empty'
   /** Ends this login at the provider, past the gateway; the refresh token is the one of the login. */
   endLogin(stage: InteropStage, visitor: Visitor, refreshToken: string): Promise<void>
 }
@@ -77,14 +75,8 @@ export async function keepsItsPromises(t: Test, traits: Traits): Promise<Interop
       .map(call => call?.tokens.refresh_token)
       .findLast(token => token !== undefined)
     await visitor.page.goto(url + session.logoutUrl)
-    if (traits.logout === 'returns') {
-      await provider.confirmLogout(visitor.page)
-      await visitor.page.waitForURL(`${url}/`)
-    } else {
-      const [end] = provider.wire.at(provider.paths.endSession).slice(-1)
-      t.match(end, { status: 200, text: '' }, 'the provider shows an empty page when no id_token_hint comes')
-      await visitor.page.goto(url)
-    }
+    await provider.confirmLogout(visitor.page)
+    await visitor.page.waitForURL(`${url}/`)
     t.equal((await visitor.call('/bff/user')).status, 401)
     t.same(await sessions(), [])
     const outcomes = () => gateway.events('revocation').map(event => event.outcome)

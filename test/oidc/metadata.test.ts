@@ -66,7 +66,13 @@ test('the metadata of the provider', async t => {
       'redis://127.0.0.1',
     ]
     const required = ['authorization_endpoint', 'token_endpoint', 'jwks_uri']
-    for (const name of [...required, 'userinfo_endpoint', 'revocation_endpoint', 'end_session_endpoint'])
+    const optional = [
+      'userinfo_endpoint',
+      'revocation_endpoint',
+      'end_session_endpoint',
+      'pushed_authorization_request_endpoint',
+    ]
+    for (const name of [...required, ...optional])
       for (const endpoint of required.includes(name) ? [undefined, ...bad] : bad)
         await refuseMetadata(t, `${name} ${show(endpoint)}`, provider => {
           provider.tamper.discovery = metadata => ({ ...metadata, [name]: endpoint })
@@ -101,6 +107,8 @@ test('the metadata of the provider', async t => {
       'token_endpoint_auth_signing_alg_values_supported',
       'id_token_signing_alg_values_supported',
       'mtls_endpoint_aliases',
+      'require_pushed_authorization_requests',
+      'dpop_signing_alg_values_supported',
       '__proto__',
       'constructor',
     ]
@@ -180,6 +188,7 @@ test('of an https issuer every endpoint is https', async t => {
     'userinfo_endpoint',
     'revocation_endpoint',
     'end_session_endpoint',
+    'pushed_authorization_request_endpoint',
   ])
     for (const address of ['http://login.example/x', `${provider.issuer}/x`, 'http://localhost/x'])
       t.strictSame(await login({ [name]: address }), [503, undefined], `${name} ${address.replace(/\d{4,}/, 'port')}`)

@@ -48,6 +48,8 @@ export interface ProviderOptions {
   /** `lean` (default): names and roles come from UserInfo only; `full`: the ID token has them too. */
   idTokenClaims?: 'lean' | 'full'
   requirePar?: boolean
+  /** DPoP proofs must carry the provider's nonce. */
+  dpopNonce?: boolean
   signingAlg?: KeyAlg
   /** The time in ID tokens; the provider's own deadlines go by the machine's clock all the same. */
   clock?: Pick<ManualClock, 'now'>
@@ -162,6 +164,7 @@ export async function startProvider(options: ProviderOptions = {}): Promise<Test
     claims: options.claims ?? [],
     idTokenClaims: options.idTokenClaims ?? 'lean',
     requirePar: options.requirePar ?? false,
+    dpopNonce: options.dpopNonce ?? false,
     nowMs,
     allowsUri,
     users,

@@ -5,6 +5,7 @@ import { isRandomToken } from '../../core/random.ts'
 import { sessionIdOf } from '../../core/session.ts'
 import type { LoginFlow, LoginRequest } from '../../flows/login.ts'
 import type { Cookies } from '../cookies.ts'
+import { formOf } from '../form.ts'
 import { sendPage } from '../page.ts'
 import { queryOf } from '../query.ts'
 import { isReference, newReference } from '../reference.ts'
@@ -36,7 +37,7 @@ const sentences: Record<LoginRejection | 'unavailable', string> = {
   unavailable: 'The identity provider cannot be used at the moment. Try again later.',
 }
 
-/** The handlers of `GET /login`, `GET /callback` and the page after a failed login. */
+/** The handlers of `GET /login`, `GET` or `POST /callback` and the page after a failed login. */
 export function createLoginRoutes(deps: LoginRouteDeps) {
   const { login, cookies, audit, loginUrl, failedUrl } = deps
 
@@ -70,7 +71,7 @@ export function createLoginRoutes(deps: LoginRouteDeps) {
     },
 
     async callback(request: FastifyRequest, reply: FastifyReply) {
-      const query = queryOf(request)
+      const query = request.method === 'POST' ? formOf(request) : queryOf(request)
       const state = query.get('state') ?? ''
       const binding = isRandomToken(state) ? cookies.binding(request.headers.cookie, state) : null
       try {
@@ -93,6 +94,20 @@ export function createLoginRoutes(deps: LoginRouteDeps) {
         reply.header('retry-after', String(error.retryAfter))
         return refuse(reply, status, 'unavailable', reference)
       }
+    },
+
+    /**
+     * An answer in the address where a form was asked for: the code in it may be in somebody's history or log, so nothing
+     * is redeemed or spent. A provider that knows no form says so in this way.
+     */
+    async misplaced(request: FastifyRequest, reply: FastifyReply) {
+      const error = queryOf(request).get('error')
+      const reason = error === null ? 'stale' : 'provider_error'
+      const code = /^[a-z_]{1,64}$/.test(error ?? '') ? error : 'no known error'
+      const reference = newReference()
+      const detail = `the answer came by GET and not by a form: ${code}`
+      audit({ event: 'login_rejected', reason, detail, reference })
+      return refuse(reply, 400, reason, reference)
     },
 
     /** With a live session the failed login is of no interest to anybody; without one, a link starts over. */

@@ -38,6 +38,8 @@ export interface OpenidDeps extends LoginPageDeps {
   claims: string[]
   idTokenClaims: 'lean' | 'full'
   requirePar: boolean
+  /** Whether DPoP proofs must carry the provider's nonce. */
+  dpopNonce?: boolean
   nowMs(): number
   allowsUri(uri: string): boolean
   /** Sends a logout token to the client; the provider's own one is signed by a key nobody knows. */
@@ -117,6 +119,10 @@ function configurationOf(deps: OpenidDeps): Configuration {
       claimsParameter: { enabled: true },
       revocation: { enabled: true, allowedPolicy: (_ctx, client, token) => token.clientId === client.clientId },
       backchannelLogout: { enabled: true },
+      dPoP: {
+        enabled: true,
+        ...(deps.dpopNonce && { nonceSecret: randomBytes(32), requireNonce: () => true }),
+      },
       rpInitiatedLogout: {
         enabled: true,
         logoutSource: deps.logoutPage ?? logoutPage,
@@ -200,6 +206,7 @@ function issueJwtAccessTokens(op: Provider, deps: OpenidDeps): void {
           scope: this.scope,
           iat: now,
           exp: now + deps.lifetimes.accessToken,
+          ...(this.jkt && { cnf: { jkt: this.jkt } }),
           jti: randomUUID(),
           ...deps.accessTokenClaims(),
         },

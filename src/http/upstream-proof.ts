@@ -1,0 +1,89 @@
+import type { IncomingHttpHeaders } from 'node:http'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { Clock } from '../core/clock.ts'
+import { challengesForNonce, type DpopKey, dpopNonceOf, dpopProof } from '../core/dpop.ts'
+import { GatewayError } from '../core/errors.ts'
+import { isRepeatable } from './repeatable.ts'
+
+/** How the proxy sends a request on; the members that a proof has a part in. */
+export interface SendOptions {
+  rewriteRequestHeaders?: unknown
+  rewriteHeaders?: unknown
+  onResponse?: unknown
+}
+
+/** A request of a session whose tokens are bound to a key. */
+export interface BoundRequest {
+  key: DpopKey
+  /** The path at the upstream, as the proxy has resolved it. */
+  destination: string
+  /** The token at the moment of sending: a refused one may be replaced in between. */
+  accessToken: () => string
+}
+
+interface Answer {
+  statusCode: number
+  headers: IncomingHttpHeaders
+  stream: { resume(): unknown }
+}
+
+type Rewrite = (from: unknown, headers: IncomingHttpHeaders) => IncomingHttpHeaders
+type RewriteAnswer = (headers: IncomingHttpHeaders, request: unknown) => IncomingHttpHeaders
+type Receive = (request: FastifyRequest, reply: FastifyReply, answer: Answer) => unknown
+
+/** Sends bound tokens to one upstream (RFC 9449 §7). */
+export interface UpstreamProofs {
+  /**
+   * The same options, with a proof in every request. An upstream that wants its nonce in the proof gets the request once
+   * more; where that cannot be sent again, the answer is 502 and the next request has the nonce.
+   */
+  bind(options: SendOptions, request: BoundRequest): SendOptions
+}
+
+/** The upstream's nonce is kept here, for all sessions, as it came with the last answer (RFC 9449 §8.2, §9). */
+export function createUpstreamProofs({ origin, clock }: { origin: string; clock: Clock }): UpstreamProofs {
+  let nonce: string | undefined
+
+  return {
+    bind(options, { key, destination, accessToken }) {
+      const rewriteRequest = options.rewriteRequestHeaders as Rewrite
+      const rewriteAnswer = options.rewriteHeaders as RewriteAnswer
+      const receive = options.onResponse as Receive
+      let repeated = false
+
+      const bound = {
+        ...options,
+
+        rewriteRequestHeaders(request: FastifyRequest, headers: IncomingHttpHeaders) {
+          const token = accessToken()
+          const url = new URL(origin + destination)
+          const about = { method: request.method, url, accessToken: token, nonce, now: clock.now() }
+          const own = rewriteRequest(request, headers)
+          return { ...own, authorization: `DPoP ${token}`, dpop: dpopProof(key, about) }
+        },
+
+        rewriteHeaders(headers: IncomingHttpHeaders, request: unknown) {
+          const { 'dpop-nonce': given, ...kept } = rewriteAnswer(headers, request)
+          nonce = dpopNonceOf(given) ?? nonce
+          return kept
+        },
+
+        onResponse(request: FastifyRequest, reply: FastifyReply, answer: Answer) {
+          if (answer.statusCode !== 401 || !challengesForNonce(answer.headers['www-authenticate']))
+            return receive(request, reply, answer)
+          answer.stream.resume()
+          for (const name of Object.keys(reply.getHeaders())) reply.removeHeader(name)
+          const given = dpopNonceOf(answer.headers['dpop-nonce']) !== undefined
+          // To a script a 401 would mean that a login helps.
+          if (repeated || !given || !isRepeatable(request))
+            return reply.send(
+              new GatewayError('bad_upstream', 'The API wants this request to be sent again.', { retryAfter: 1 }),
+            )
+          repeated = true
+          return reply.from(destination, bound as object)
+        },
+      }
+      return bound
+    },
+  }
+}
