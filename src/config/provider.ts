@@ -1,5 +1,5 @@
 import { isTemplate, servesSeveral } from '../core/authority.ts'
-import { type Preset, presetOf, presets } from '../core/presets.ts'
+import { ownScopes, type Preset, presetOf, presets } from '../core/presets.ts'
 import type { Config, Fault } from './load.ts'
 
 /** What is particular about the configured provider. */
@@ -66,8 +66,6 @@ function scopeProblem(scope: string | undefined, config: Config): string | undef
 }
 
 const oneResource = 'names more than one API: Entra ID gives a token for one'
-/** Scopes that belong to no resource (OpenID Connect Core §5.4, §11). */
-const ownScopes = ['openid', 'profile', 'email', 'offline_access']
 
 function apiScopes(scope: string): string[] {
   return scope.split(' ').filter(name => name !== '' && !ownScopes.includes(name))

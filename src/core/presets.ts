@@ -106,3 +106,6 @@ export function presetOf(issuer: string): PresetName {
   const known = hosts.find(([, host]) => host.test(hostname))?.[0]
   return known ?? (/\/realms\/[^/]+\/?$/.test(pathname) ? 'keycloak' : 'generic')
 }
+
+/** Scopes that belong to no resource (OpenID Connect Core §5.4, §11). */
+export const ownScopes: readonly string[] = ['openid', 'profile', 'email', 'offline_access']

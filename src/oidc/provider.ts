@@ -1,12 +1,10 @@
 import * as client from 'openid-client'
 import { belongsTo, endpointFor } from '../core/authority.ts'
-import { type Challenge, checkedClaims, handlesChallenges, mergeClaims } from '../core/challenge.ts'
 import type { ClientAuthentication } from '../core/client-authentication.ts'
 import { type Clock, systemClock } from '../core/clock.ts'
-import { type DpopKey, dpopAlgorithm, dpopThumbprint } from '../core/dpop.ts'
+import { type DpopKey, dpopAlgorithm } from '../core/dpop.ts'
 import { ProviderUnavailable } from '../core/errors.ts'
 import type { Audit } from '../core/events.ts'
-import type { Preset } from '../core/presets.ts'
 import type { Claims, Identity } from '../core/session.ts'
 import { createClientAuth } from './client-auth.ts'
 import { type ExpectedLogin, exchangeCode, type Login } from './code-exchange.ts'
@@ -19,29 +17,19 @@ import { type LogoutToken, verifyLogoutToken } from './logout-token.ts'
 import { type LogoutHint, logoutUrlOf } from './logout-url.ts'
 import { createMetadata, type Metadata } from './metadata.ts'
 import { type Audience, type Refresh, refresh } from './refresh.ts'
+import { type AuthorizationRequest, createRequestParameters, type RequestOptions } from './request-parameters.ts'
 import { createSigningKeys } from './signing-keys.ts'
 import type { Warn } from './watched-files.ts'
 
 /** How the gateway is registered at the provider, and what it asks for. */
-export interface ProviderOptions {
+export interface ProviderOptions extends RequestOptions {
   issuer: string
   discoveryUrl: URL | undefined
   clientId: string
   authentication: ClientAuthentication
-  preset: Preset
   /** Of a provider whose tenants are issuers; `*` for all. */
   allowedTenants: readonly string[] | undefined
-  redirectUri: string
   postLogoutUri: string
-  /** Of the login and of all upstreams: a refresh cannot ask for what was never granted (RFC 6749 §6). */
-  scope: string
-  /** Of the login alone. */
-  loginScope: string
-  /** Resource indicators of the upstreams (RFC 8707). */
-  resources: readonly string[]
-  authorizeParameters: ReadonlyMap<string, string>
-  /** How the provider is to answer an authorization request. */
-  responseMode: 'query' | 'form_post'
   /** Pushed authorization requests: `auto` goes by the metadata. */
   par: 'auto' | 'always' | 'never'
   idTokenAlgorithms: readonly string[]
@@ -52,19 +40,6 @@ export interface ProviderOptions {
   audit: Audit
   log: Warn
   clock: Clock
-}
-
-/** What a login sends to the authorization endpoint beyond what is configured. */
-export interface AuthorizationRequest {
-  state: string
-  nonce: string
-  codeVerifier: string
-  /** To which the code will be bound. */
-  dpopKey: DpopKey | undefined
-  prompt: string | undefined
-  loginHint: string | undefined
-  /** What this login is to satisfy. */
-  challenge?: Challenge | undefined
 }
 
 /**
@@ -128,7 +103,7 @@ export function createProvider(options: ProviderOptions): Provider {
   const { assertionAudience } = preset
   const clientAuth = createClientAuth({ ...options, assertionAudience })
   const dpop = createDpop({ clock })
-  const resourceName = preset.resourceParameter
+  const parameters = createRequestParameters(options)
 
   const configure = (server: Metadata, fetchWith: ProviderFetch, dpopKey?: DpopKey): client.Configuration => {
     // The provider does not choose which algorithms are good enough.
@@ -145,30 +120,6 @@ export function createProvider(options: ProviderOptions): Provider {
     // The endpoints were judged when the metadata came in; this only lifts a second, blunter check.
     if (issuer.startsWith('http:')) client.allowInsecureRequests(configuration)
     return configuration
-  }
-
-  /** A request's `claims`; at Entra ID with the word that challenges are understood here. */
-  const claimsOf = (...claims: (string | undefined)[]) =>
-    mergeClaims(...claims, preset.challenge === 'entra' ? handlesChallenges : undefined)
-
-  /** What names an upstream in a token request; where each token is for one resource, also what names none. */
-  const audienceParameters = ({ scope, resource, claims }: Audience): Record<string, string> => {
-    const scopes = preset.oneResourcePerToken ? scopesOfOneResource(scope, options.loginScope) : scope
-    const demanded = claimsOf(claims)
-    return {
-      ...(scopes !== undefined && { scope: scopes }),
-      ...(demanded !== undefined && { claims: demanded }),
-      ...(resource !== undefined && resourceName !== null && { [resourceName]: resource }),
-    }
-  }
-
-  /** What a code is redeemed for, where that is not all that was asked for with it. */
-  const codeParameters = (challenge: Challenge | undefined): Record<string, string> => {
-    const claims = preset.challenge === 'entra' ? claimsOf(challenge?.claims) : undefined
-    return {
-      ...(preset.oneResourcePerToken && { scope: options.loginScope }),
-      ...(claims !== undefined && { claims }),
-    }
   }
 
   /** Asks for tokens with a code that nobody issued: the answer tells whether the client is accepted, and nothing else. */
@@ -203,31 +154,7 @@ export function createProvider(options: ProviderOptions): Provider {
       const algorithms = server.dpop_signing_alg_values_supported
       if (request.dpopKey !== undefined && algorithms?.includes(dpopAlgorithm) === false)
         throw new ProviderUnavailable({ detail: `the provider takes no DPoP proofs by ${dpopAlgorithm}` })
-      const parameters: Record<string, string> = {
-        ...Object.fromEntries(options.authorizeParameters),
-        redirect_uri: options.redirectUri,
-        scope: scopeWith(options.scope, request.challenge?.scope),
-        state: request.state,
-        nonce: request.nonce,
-        code_challenge: await client.calculatePKCECodeChallenge(request.codeVerifier),
-        code_challenge_method: 'S256',
-      }
-      if (request.prompt !== undefined)
-        parameters.prompt = withPrompt(preset.authorizeParameters.prompt, request.prompt)
-      if (request.loginHint !== undefined) parameters.login_hint = request.loginHint
-      Object.assign(parameters, demandsOf(request.challenge, preset.challenge))
-      const configured = checkedClaims(options.authorizeParameters.get('claims')) ?? undefined
-      const claims = claimsOf(request.challenge?.claims, configured)
-      if (claims !== undefined) parameters.claims = claims
-      if (options.responseMode !== 'query') parameters.response_mode = options.responseMode
-      // A code that is bound cannot be redeemed with another key (RFC 9449 §10).
-      if (request.dpopKey !== undefined) parameters.dpop_jkt = dpopThumbprint(request.dpopKey)
-      const query = new URLSearchParams(parameters)
-      const resources = resourceName === null ? [] : new Set(options.resources)
-      for (const resource of resources) {
-        // `resource` may be repeated (RFC 8707 §2); `audience` is no standard's, and may not.
-        if (resourceName === 'resource' || !query.has('audience')) query.append(String(resourceName), resource)
-      }
+      const query = parameters.ofAuthorization(request, await client.calculatePKCECodeChallenge(request.codeVerifier))
       const pushes = options.par === 'auto' ? server.require_pushed_authorization_requests : options.par === 'always'
       return pushes ? pushed(server, query) : client.buildAuthorizationUrl(configure(server, fetch), query).href
     },
@@ -240,7 +167,7 @@ export function createProvider(options: ProviderOptions): Provider {
         rules,
         authority: issuer,
         redirectUri: options.redirectUri,
-        parameters: codeParameters(expected.challenge),
+        parameters: parameters.ofCode(expected.challenge),
         userInfo: options.userInfo === 'auto' ? preset.userInfo : options.userInfo,
         userClaims: options.userClaims,
         keepIdToken: preset.logout.hint === 'id_token',
@@ -257,7 +184,7 @@ export function createProvider(options: ProviderOptions): Provider {
         bound: dpopKey !== undefined,
         tokenEndpoint,
         rules: { ...rules, issuer: identity.issuer },
-        parameters: audienceParameters(audience),
+        parameters: parameters.ofToken(audience),
       }
       return refresh(context, refreshToken, identity)
     },
@@ -288,35 +215,4 @@ export function createProvider(options: ProviderOptions): Provider {
       await clientAuth.ready(probeClient)
     },
   }
-}
-
-/** What the provider always has to be asked stays, unless nobody may be asked anything (OpenID Connect Core §3.1.2.1). */
-function withPrompt(always: string | undefined, asked: string): string {
-  if (always === undefined || asked === 'none') return asked
-  return [...new Set([...always.split(' '), asked])].join(' ')
-}
-
-/** Scopes that belong to no resource (OpenID Connect Core §5.4, §11). */
-const ownScopes = ['openid', 'profile', 'email', 'offline_access']
-
-/** The login's scopes, or an upstream's with those of the login that bring an ID token and a refresh token. */
-function scopesOfOneResource(scope: string | undefined, loginScope: string): string {
-  if (scope === undefined) return loginScope
-  const own = loginScope.split(' ').filter(name => ownScopes.includes(name))
-  return [...new Set([...scope.split(' '), ...own])].join(' ')
-}
-
-/** The parameters that ask for another authentication (RFC 9470 §4). */
-function demandsOf(challenge: Challenge | undefined, style: Preset['challenge']): Record<string, string> {
-  const { acrValues, maxAge } = challenge ?? {}
-  const demands: Record<string, string> = {}
-  if (acrValues !== undefined) demands.acr_values = acrValues
-  // Entra ID does not know max_age; a user who signs in now is young enough for any.
-  if (maxAge !== undefined && style === 'entra') demands.prompt = 'login'
-  else if (maxAge !== undefined) demands.max_age = String(maxAge)
-  return demands
-}
-
-function scopeWith(scope: string, more: string | undefined): string {
-  return more === undefined ? scope : [...new Set(`${scope} ${more}`.split(' '))].join(' ')
 }
