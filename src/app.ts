@@ -11,6 +11,7 @@ import { registerTargetChecks } from './http/listener.ts'
 import { type LogStream, loggerOptions } from './http/logging.ts'
 import { answerFrameworkError, answerParserError, ownHeaders, registerProblems } from './http/problem.ts'
 import { registerProxy } from './http/proxy.ts'
+import { createRateLimit } from './http/rate-limit.ts'
 import { registerAdmin } from './http/routes/admin.ts'
 import { createEventsRoute } from './http/routes/events.ts'
 import { registerHealth } from './http/routes/health.ts'
@@ -84,6 +85,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
   })
   const providerLogoutRoutes = createProviderLogoutRoutes({
     providerLogout: parts.providerLogout,
+    limit: createRateLimit(config.rateLimitInvalid),
     providerOrigin: new URL(config.oidcIssuer).origin,
   })
   const user = createUserRoute({ logoutUrl: session => `${logoutUrl}?token=${session.logoutToken}` })

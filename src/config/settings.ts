@@ -249,6 +249,12 @@ export const settings = {
     example: 'sub,name,email',
     default: 'sub,name,preferred_username,email,roles',
   }),
+  RATE_LIMIT_INVALID: setting({
+    type: type.rate,
+    doc: 'per client address: logout tokens that are refused, and front-channel logouts; more are 429',
+    example: '300/m',
+    default: '300/m',
+  }),
   LOG_LEVEL: setting({
     type: type.choice('fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'),
     doc: 'JSON logs on stdout from this level',

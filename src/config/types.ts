@@ -55,6 +55,14 @@ export const duration = settingType(value => {
   return seconds > 0 ? seconds : wrong('must be longer than 0 seconds')
 })
 
+/** So many in a second, minute or hour: `300/m`. */
+export const rate = settingType(value => {
+  const match = /^(\d{1,6})\/([smh])$/.exec(value)
+  const points = Number(match?.[1] ?? 0)
+  if (match === null || points === 0) return wrong('must be a rate such as 5/s, 300/m or 10000/h')
+  return { points, seconds: secondsIn[match[2] as keyof typeof secondsIn] }
+})
+
 /** A comma-separated list without empty entries. */
 export const list = settingType(value => {
   const entries = splitList(value)

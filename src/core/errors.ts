@@ -18,6 +18,7 @@ export const problems = {
   payload_too_large: { status: 413, title: 'The request body is too large' },
   uri_too_long: { status: 414, title: 'The request target is too long' },
   unsupported_media_type: { status: 415, title: 'The media type is not supported' },
+  too_many_requests: { status: 429, title: 'Too many requests' },
   headers_too_large: { status: 431, title: 'The request headers are too large' },
   internal_error: { status: 500, title: 'The gateway failed' },
   bad_upstream: { status: 502, title: 'The API gave no usable answer' },
@@ -63,6 +64,13 @@ export class GatewayError extends Error {
 export class BadRequest extends GatewayError {
   constructor(message: string) {
     super('bad_request', message)
+  }
+}
+
+/** The client has done this too often. `retryAfter` is in seconds. */
+export class TooManyRequests extends GatewayError {
+  constructor(retryAfter: number) {
+    super('too_many_requests', 'There were too many such requests. Try again later.', { retryAfter })
   }
 }
 

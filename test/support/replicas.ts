@@ -43,6 +43,7 @@ export async function startReplicas(
     ...options.provider.env(),
     PUBLIC_URL: url,
     HOST: 'localhost',
+    RATE_LIMIT_INVALID: '999999/s',
     REDIS_URL: options.redis.url,
     SESSION_KEYS: randomBytes(32).toString('base64'),
     ...options.env,

@@ -85,9 +85,6 @@ export async function startStageAround<P extends StageProvider>(
     ...(options.providerLimits && { providerLimits: options.providerLimits }),
     env: {
       ...(options.memory ? {} : { REDIS_URL: redis.url }),
-      // The tests come from one address, and often.
-      RATE_LIMIT_LOGIN: '1000000/m',
-      RATE_LIMIT_INVALID: '1000000/m',
       ...options.env,
     },
   })

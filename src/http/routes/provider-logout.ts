@@ -1,26 +1,35 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { BadRequest } from '../../core/errors.ts'
+import { BadRequest, LogoutTokenRefused } from '../../core/errors.ts'
 import type { ProviderLogout } from '../../flows/provider-logout.ts'
 import { formOf, onlyValue } from '../form.ts'
 import { queryOf } from '../query.ts'
+import type { RateLimit } from '../rate-limit.ts'
 
 /** What the provider's two ways to log a user out here need. */
 export interface ProviderLogoutRouteDeps {
   providerLogout: ProviderLogout
+  /** Bounds what a client may try. */
+  limit: RateLimit
   /** Whose pages may hold the answer in a frame. */
   providerOrigin: string
 }
 
 /** The handlers of `POST /backchannel` and `GET /frontchannel`. */
-export function createProviderLogoutRoutes({ providerLogout, providerOrigin }: ProviderLogoutRouteDeps) {
+export function createProviderLogoutRoutes({ providerLogout, limit, providerOrigin }: ProviderLogoutRouteDeps) {
   const framePolicy = `default-src 'none'; frame-ancestors ${providerOrigin}`
 
   return {
     /** The provider itself, with a signed token (OpenID Connect Back-Channel Logout 1.0 §2.5). */
     async backchannel(request: FastifyRequest, reply: FastifyReply) {
+      await limit.check(request.ip)
       const token = onlyValue(formOf(request), 'logout_token')
       if (token === null) throw new BadRequest('The form must have logout_token, once.')
-      await providerLogout.byToken(token)
+      try {
+        await providerLogout.byToken(token)
+      } catch (error) {
+        if (error instanceof LogoutTokenRefused) await limit.count(request.ip)
+        throw error
+      }
       return reply.code(200).send()
     },
 
@@ -29,6 +38,9 @@ export function createProviderLogoutRoutes({ providerLogout, providerOrigin }: P
      * request, and whatever became of it, the answer is the same, so that it tells nobody which sessions there are.
      */
     async frontchannel(request: FastifyRequest, reply: FastifyReply) {
+      await limit.check(request.ip)
+      // Whether anything ended is nobody's business, so that each counts.
+      await limit.count(request.ip)
       const query = queryOf(request)
       const sid = onlyValue(query, 'sid')
       const iss = query.has('iss') ? onlyValue(query, 'iss') : undefined

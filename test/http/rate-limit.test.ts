@@ -1,0 +1,16 @@
+import { test } from 'tap'
+import { TooManyRequests } from '../../src/core/errors.ts'
+import { createRateLimit } from '../../src/http/rate-limit.ts'
+
+test('a client is stopped after so many points, for as long as they count, and nobody else is', async t => {
+  const limit = createRateLimit({ points: 3, seconds: 1 })
+  for (let count = 0; count < 3; count += 1) {
+    await t.resolves(limit.check('a'))
+    await limit.count('a')
+  }
+  await t.rejects(limit.check('a'), { code: 'too_many_requests', status: 429, retryAfter: 1 })
+  await t.rejects(limit.check('a'), TooManyRequests)
+  await t.resolves(limit.check('b'))
+  await new Promise(resolve => setTimeout(resolve, 1050))
+  await t.resolves(limit.check('a'))
+})
