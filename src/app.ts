@@ -85,7 +85,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
   })
   const providerLogoutRoutes = createProviderLogoutRoutes({
     providerLogout: parts.providerLogout,
-    limit: createRateLimit(config.rateLimitInvalid),
+    limits: { tokens: createRateLimit(config.rateLimitInvalid), browsers: createRateLimit(config.rateLimitInvalid) },
     providerOrigin: new URL(config.oidcIssuer).origin,
   })
   const user = createUserRoute({ logoutUrl: session => `${logoutUrl}?token=${session.logoutToken}` })

@@ -105,6 +105,7 @@ export function createParts(options: PartsOptions) {
     audit,
     clock,
     random,
+    absoluteTimeoutMs: lifetimes.absoluteTimeout * 1000,
     returnUrlRules,
     look: id => sessionUse.use(id, { active: false }),
     reauth: config.sessionReauth,

@@ -64,3 +64,8 @@ export function issuerOfTenant(template: string, tenantId: string): string {
 export function endpointFor(issuer: string, endpoint: string, authority: string): string {
   return servesSeveral(authority) ? endpoint.replace(`/${tenantOf(authority)}/`, `/${tenantOf(issuer)}/`) : endpoint
 }
+
+/** Whether an endpoint serves all tenants that an authority does. */
+export function isShared(endpoint: string, authority: string): boolean {
+  return !servesSeveral(authority) || tenantOf(endpoint) === tenantOf(authority)
+}

@@ -4,18 +4,19 @@ import type { EndedSession, IndexStore, SessionStore } from '../store/store.ts'
 
 /**
  * Ends a session: it is gone from the store, and its refresh token is in the outbox, in one step. Null when it was gone.
+ * The token is revoked at once, or when `revokeInMs` are over.
  *
  * @throws {StoreUnavailable} when the session may still be there
  */
-export type EndSession = (sessionId: string, reason: EndReason) => Promise<EndedSession | null>
+export type EndSession = (sessionId: string, reason: EndReason, revokeInMs?: number) => Promise<EndedSession | null>
 
 /** What follows the end of a session, whoever ended it and why. */
 export type NoteEnded = (ended: EndedSession) => void
 
 /** The one door out of a session. */
 export function createEndSession(deps: { store: SessionStore; noteEnded: NoteEnded }): EndSession {
-  return async (sessionId, reason) => {
-    const ended = await deps.store.endSession(sessionId, reason)
+  return async (sessionId, reason, revokeInMs) => {
+    const ended = await deps.store.endSession(sessionId, reason, revokeInMs)
     if (ended !== null) deps.noteEnded(ended)
     return ended
   }

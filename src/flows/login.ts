@@ -2,13 +2,23 @@ import type { Clock } from '../core/clock.ts'
 import { createDpopKey } from '../core/dpop.ts'
 import { BadRequest, LoginRejected, type LoginRejection } from '../core/errors.ts'
 import type { Audit } from '../core/events.ts'
+import { randomToken } from '../core/random.ts'
 import { type ReturnUrlRules, safeReturnUrl } from '../core/return-url.ts'
-import { type Client, indexesOf, openSession, type Session, sessionHandle, userHandle } from '../core/session.ts'
+import {
+  type Client,
+  type EndReason,
+  indexesOf,
+  openSession,
+  refreshTokenId,
+  type Session,
+  sessionHandle,
+  userHandle,
+} from '../core/session.ts'
 import { authenticatedAnew, type StepUp, shortcomingOf } from '../core/step-up.ts'
 import { accessTokenFrom } from '../core/token-set.ts'
 import { openTransaction, type Transaction, transactionId } from '../core/transaction.ts'
 import type { Provider } from '../oidc/provider.ts'
-import type { IndexStore, Lookup, SessionStore, StoreInstant, TransactionStore } from '../store/store.ts'
+import type { IndexStore, Lookup, OutboxStore, SessionStore, StoreInstant, TransactionStore } from '../store/store.ts'
 import type { EndSession } from './end-session.ts'
 import type { RevokeToken } from './revocation.ts'
 import type { StepUps } from './step-up.ts'
@@ -64,7 +74,7 @@ export interface LoginFlow {
 
 /** What the login needs. */
 export interface LoginDeps {
-  store: TransactionStore & SessionStore & IndexStore
+  store: TransactionStore & SessionStore & IndexStore & Pick<OutboxStore, 'queueRevocation'>
   provider: Pick<Provider, 'authorizationUrl' | 'exchangeCode'>
   stepUps: Pick<StepUps, 'take' | 'count'>
   endSession: EndSession
@@ -77,6 +87,7 @@ export interface LoginDeps {
   clock: Clock
   /** From 0 to 1. */
   random: () => number
+  absoluteTimeoutMs: number
   returnUrlRules: ReturnUrlRules
   /** Reads a session without touching it. */
   look: (sessionId: string) => Promise<Lookup | null>
@@ -88,6 +99,10 @@ export interface LoginDeps {
 
 /** What an attempt to log in without being seen may come to: nobody is signed in, or somebody has to act. */
 const silently: readonly LoginRejection[] = ['denied', 'consent_required', 'interaction_required']
+
+/** Ends that nobody wished for. */
+const deadlines: readonly EndReason[] = ['idle', 'absolute']
+const look = { active: false, pendingAgeMs: null }
 
 export function createLoginFlow(deps: LoginDeps): LoginFlow {
   const { store, provider, audit, clock } = deps
@@ -101,9 +116,24 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
     const { claims, slot } = stepUp.challenge
     session.lineage = stepUp.lineage
     if (claims !== undefined) session.demanded = { slot, claims }
-    if (previousId === null || authenticatedAnew(stepUp, session.identity)) return undefined
-    const { found } = await store.getSession(previousId, { active: false, pendingAgeMs: null })
-    return found?.state === 'live' ? found.stored.absoluteExpiresInMs : undefined
+    const anew = authenticatedAnew(stepUp, session.identity)
+    const { found } = previousId === null ? { found: null } : await store.getSession(previousId, look)
+    if (found?.state === 'live') return anew ? undefined : found.stored.absoluteExpiresInMs
+    // Whoever signs in anew may do so after a deadline; a session that somebody has ended stays so.
+    if (anew && found?.state === 'ended' && deadlines.includes(found.reason)) return undefined
+    throw new LoginRejected('stale', { detail: 'the session that was to be continued has ended' })
+  }
+
+  /**
+   * Revokes the token of a login that failed. One of a step-up waits until the session that goes on is surely over: the
+   * provider may know both by one session or grant of its own, and take the other token along (RFC 7009 §2.1).
+   */
+  const giveUp = async (token: string, error: unknown) => {
+    if (!(error instanceof LoginRejected && error.reason === 'too_weak')) return deps.revokeToken(token, 'login_failed')
+    const id = refreshTokenId(randomToken(), 0)
+    await store
+      .queueRevocation(id, token, { reason: 'login_failed', dueInMs: deps.absoluteTimeoutMs })
+      .catch(() => deps.revokeToken(token, 'login_failed'))
   }
 
   const redeem = async (transaction: Transaction, callback: Callback) => {
@@ -126,7 +156,7 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
       if (withinMs !== undefined) deps.dueWithin(opened.session.id, withinMs)
       return opened
     } catch (error) {
-      if (revocable !== undefined) deps.revokeToken(revocable, 'login_failed')
+      if (revocable !== undefined) await giveUp(revocable, error)
       throw error
     }
   }
@@ -143,10 +173,12 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
     await deps.enforceLimit(session).catch(() => {})
   }
 
-  const replace = async (previousSessionId: string | null) => {
+  const replace = async ({ previousSessionId, stepUp }: Transaction) => {
     if (previousSessionId === null) return
     try {
-      await deps.endSession(previousSessionId, 'replaced')
+      // After a step-up its refresh token waits, as in giveUp: the new session's may be of the same grant.
+      const revokeInMs = stepUp === undefined ? 0 : deps.absoluteTimeoutMs
+      await deps.endSession(previousSessionId, 'replaced', revokeInMs)
     } catch {
       // The new session is open; to refuse it now would log the user out. The old one ends by its deadlines.
       audit({ event: 'session_not_ended', session: sessionHandle(previousSessionId), reason: 'replaced' })
@@ -157,7 +189,7 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
   const promptAfterExpiry = async (sessionId: string | null) => {
     if (deps.reauth === 'sso' || sessionId === null) return undefined
     const found = await deps.look(sessionId)
-    const expired = found?.state === 'ended' && ['idle', 'absolute'].includes(found.reason)
+    const expired = found?.state === 'ended' && deadlines.includes(found.reason)
     return expired ? deps.reauth : undefined
   }
 
@@ -213,7 +245,7 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
         session: sessionHandle(session.id),
         user: userHandle(session.identity),
       })
-      await replace(previousSessionId)
+      await replace(transaction)
       await limit(session)
       return { outcome: 'opened', cookie, returnUrl }
     },

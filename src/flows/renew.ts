@@ -99,6 +99,7 @@ export function createRenew(deps: RenewDeps): Renew {
     throw new ProviderUnavailable({
       ...(result.detail !== undefined && { detail: result.detail }),
       advice: result.advice,
+      isolated: result.ofOneTenant === true,
     })
   }
 

@@ -29,6 +29,8 @@ export interface ClientAuth {
 }
 
 export interface ClientAuthDeps {
+  /** Whether a refusal at an address is about the client as such, and not about one tenant that does not want it. */
+  concernsAll: (url: string) => boolean
   authentication: ClientAuthentication
   assertionAudience: AssertionAudience
   audit: Audit
@@ -97,7 +99,7 @@ export function createClientAuth(deps: ClientAuthDeps): ClientAuth {
   }
 
   const refused = (url: string, verdict: Verdict) => {
-    refusing.add(url)
+    if (deps.concernsAll(url)) refusing.add(url)
     if (!alarmDue()) return
     const detail = `${new URL(url).pathname}: ${verdict.error}`
     audit({ event: 'client_refused', severity: 'high', detail, ...diagnose(verdict, authentication.method) })

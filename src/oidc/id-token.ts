@@ -50,7 +50,13 @@ function halfHash(value: string, algorithm: string): string {
   return digest.subarray(0, digest.length / 2).toString('base64url')
 }
 
+/** A genuine token whose times do not fit ours. */
+export class UntimelyIdToken extends LoginRejected {}
+
+const times = ['exp', 'iat', 'nbf']
+
 function invalid(what: string, algorithm?: unknown): LoginRejected {
   const advice = idTokenAdvice(what, algorithm)
-  return new LoginRejected('invalid_response', { detail: `ID token refused: ${what}`, advice })
+  const Refused = times.includes(what) ? UntimelyIdToken : LoginRejected
+  return new Refused('invalid_response', { detail: `ID token refused: ${what}`, advice })
 }

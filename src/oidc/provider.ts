@@ -1,5 +1,5 @@
 import * as client from 'openid-client'
-import { belongsTo, endpointFor } from '../core/authority.ts'
+import { belongsTo, endpointFor, isShared } from '../core/authority.ts'
 import type { ClientAuthentication } from '../core/client-authentication.ts'
 import { type Clock, systemClock } from '../core/clock.ts'
 import { type DpopKey, dpopAlgorithm } from '../core/dpop.ts'
@@ -101,7 +101,7 @@ export function createProvider(options: ProviderOptions): Provider {
   const tenants = severalTenants ? { allowed: options.allowedTenants } : undefined
   const rules = { issuer, clientId, algorithms: options.idTokenAlgorithms, keys, clock, tenants }
   const { assertionAudience } = preset
-  const clientAuth = createClientAuth({ ...options, assertionAudience })
+  const clientAuth = createClientAuth({ ...options, assertionAudience, concernsAll: url => isShared(url, issuer) })
   const dpop = createDpop({ clock })
   const parameters = createRequestParameters(options)
 
@@ -186,7 +186,9 @@ export function createProvider(options: ProviderOptions): Provider {
         rules: { ...rules, issuer: identity.issuer },
         parameters: parameters.ofToken(audience),
       }
-      return refresh(context, refreshToken, identity)
+      const result = await refresh(context, refreshToken, identity)
+      const ofOneTenant = result.outcome === 'client_refused' && tokenEndpoint !== stated.token_endpoint
+      return ofOneTenant ? { ...result, ofOneTenant } : result
     },
 
     renewedClaims: (identity, idToken) => renewedClaims(identity, idToken, options.userClaims),

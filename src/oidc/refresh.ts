@@ -5,7 +5,7 @@ import { GatewayError, LoginRejected, ProviderUnavailable } from '../core/errors
 import type { Identity } from '../core/session.ts'
 import type { TokenResponse } from '../core/token-set.ts'
 import type { ProviderFetch } from './fetch.ts'
-import { type IdTokenClaims, verifyIdToken } from './id-token.ts'
+import { type IdTokenClaims, UntimelyIdToken, verifyIdToken } from './id-token.ts'
 import type { TokenRules } from './jwt.ts'
 import { classifyRefusal, type Refusal } from './refusals.ts'
 import { type RawAnswer, takeAnswer } from './token-request.ts'
@@ -99,9 +99,11 @@ async function verifyIdentity(
       return impostor('ID token refused: another auth_time')
     return { outcome: 'refreshed', tokens, claims }
   } catch (error) {
+    // Without keys, or with a clock that runs behind, nothing can be said of the ID token, so nothing of it is used; the
+    // tokens are as good as without one.
+    if (error instanceof ProviderUnavailable || error instanceof UntimelyIdToken)
+      return { outcome: 'refreshed', tokens, claims: null }
     if (error instanceof LoginRejected) return impostor(error.detail, error.advice)
-    // Without keys nothing can be said of the ID token, so nothing of it is used; the tokens are as good as without one.
-    if (error instanceof ProviderUnavailable) return { outcome: 'refreshed', tokens, claims: null }
     throw error
   }
 }

@@ -15,6 +15,8 @@ export interface Refusal {
   advice: Advice
   /** What the user has to do at the provider, to be sent along with the login (a `claims` parameter). */
   claims?: string
+  /** It is one tenant that does not accept the client. */
+  ofOneTenant?: boolean
   /** The provider has no more than a message for the user. */
   messageOnly?: boolean
 }

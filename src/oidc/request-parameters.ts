@@ -51,7 +51,8 @@ export function createRequestParameters(options: RequestOptions): RequestParamet
   return {
     ofAuthorization(request, codeChallenge) {
       const configured = checkedClaims(options.authorizeParameters.get('claims')) ?? undefined
-      const claims = claimsOf(request.challenge?.claims, configured)
+      // What the operator asks of every login goes before what an upstream asks of this one.
+      const claims = claimsOf(configured, request.challenge?.claims)
       const { prompt, loginHint, dpopKey } = request
       const query = new URLSearchParams({
         ...Object.fromEntries(options.authorizeParameters),

@@ -79,12 +79,12 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
     if (warned) publish({ type: 'extended', sessionId: id })
   }
 
-  const finish = (id: string, reason: EndReason): EndedSession | null => {
+  const finish = (id: string, reason: EndReason, revokeInMs = 0): EndedSession | null => {
     const entry = sessions.get(id)
     if (entry === undefined) return null
     sessions.delete(id)
     tombstones.put(id, reason, clock.now() + tombstoneMs)
-    if (entry.refresh !== undefined) outbox.add(refreshTokenId(id, entry.version), entry.refresh, reason)
+    if (entry.refresh !== undefined) outbox.add(refreshTokenId(id, entry.version), entry.refresh, reason, revokeInMs)
     publish({ type: 'ended', sessionId: id, reason })
     return { session: entry.session, reason, idToken: entry.idToken }
   }
@@ -138,8 +138,8 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
         if (entry !== undefined) touch(id, entry, clock.now() - ageMs)
       }
     },
-    async endSession(id, reason) {
-      return finish(id, reason)
+    async endSession(id, reason, revokeInMs) {
+      return finish(id, reason, revokeInMs)
     },
 
     async beginRefresh(id, { slot, owner, version, forced, demanding = false }) {

@@ -65,8 +65,8 @@ export interface SessionStore {
   getSession(id: string, touch: Touch): Promise<{ found: Lookup | null; touched: boolean }>
   /** Writes activity that happened a while ago; ids that name no live session are passed over. */
   touchSessions(activities: readonly { id: string; ageMs: number }[]): Promise<void>
-  /** Ends a session; null when there is none. */
-  endSession(id: string, reason: EndReason): Promise<EndedSession | null>
+  /** Ends a session; null when there is none. Its refresh token is due to be revoked at once, or in `revokeInMs`. */
+  endSession(id: string, reason: EndReason, revokeInMs?: number): Promise<EndedSession | null>
 }
 
 /** What became of the wish to refresh the tokens of a session. */

@@ -2,6 +2,7 @@ import { test } from 'tap'
 import {
   belongsTo,
   endpointFor,
+  isShared,
   issuerOfTenant,
   isTenantOf,
   servesSeveral,
@@ -74,4 +75,12 @@ test('a tenant takes every place that a template has for it', async t => {
     issuerOfTenant('https://{tenantid}.example/{tenantid}/v2.0', tenant),
     `https://${tenant}.example/${tenant}/v2.0`,
   )
+})
+
+test('what one tenant says of the client is not said by all', async t => {
+  const several = `${host}/organizations/v2.0`
+  t.equal(isShared(`${host}/organizations/oauth2/v2.0/token`, several), true)
+  t.equal(isShared(`${host}/${tenant}/oauth2/v2.0/token`, several), false)
+  t.equal(isShared(`${host}/${tenant}/oauth2/v2.0/token`, `${host}/${tenant}/v2.0`), true)
+  t.equal(isShared('https://idp.example/token', 'https://idp.example'), true)
 })

@@ -4,13 +4,10 @@ import { createRateLimit } from '../../src/http/rate-limit.ts'
 
 test('a client is stopped after so many points, for as long as they count, and nobody else is', async t => {
   const limit = createRateLimit({ points: 3, seconds: 1 })
-  for (let count = 0; count < 3; count += 1) {
-    await t.resolves(limit.check('a'))
-    await limit.count('a')
-  }
-  await t.rejects(limit.check('a'), { code: 'too_many_requests', status: 429, retryAfter: 1 })
-  await t.rejects(limit.check('a'), TooManyRequests)
-  await t.resolves(limit.check('b'))
+  for (let count = 0; count < 3; count += 1) await t.resolves(limit.use('a'))
+  await t.rejects(limit.use('a'), { code: 'too_many_requests', status: 429, retryAfter: 1 })
+  await t.rejects(limit.use('a'), TooManyRequests)
+  await t.resolves(limit.use('b'))
   await new Promise(resolve => setTimeout(resolve, 1050))
-  await t.resolves(limit.check('a'))
+  await t.resolves(limit.use('a'))
 })

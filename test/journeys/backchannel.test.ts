@@ -390,7 +390,8 @@ test('a logout at one replica ends the session at all of them, and two that get 
   }
 })
 
-// Made-up logout tokens each cost a look at the keys, and front-channel logouts a command in Redis: nobody may flood either.
+// Made-up logout tokens each cost a look at the keys, and front-channel logouts a command in Redis: nobody may flood
+// either, nor keep the provider's own logouts out by it.
 test('a client that sends what is refused again and again is stopped for a while', async t => {
   const stage = await startStage(t, { env: { RATE_LIMIT_INVALID: '5/s' } })
   const { gateway, provider } = stage
@@ -400,18 +401,15 @@ test('a client that sends what is refused again and again is stopped for a while
       method: 'POST',
       body: new URLSearchParams({ logout_token: logoutToken }),
     })
+  const frame = (sid: string) => fetch(`${gateway.url}/bff/frontchannel?sid=${sid}`)
+  for (let count = 0; count < 5; count += 1) t.equal((await frame(String(count))).status, 200)
+  t.equal((await frame('x')).status, 429, 'whatever a sid meant')
   for (let count = 0; count < 5; count += 1) t.equal((await send('made-up')).status, 400)
-  const stopped = await send(provider.logoutToken({ sub: 'alice' }))
+  const stopped = await send('made-up')
   t.equal(stopped.status, 429)
   t.match(await stopped.json(), { code: 'too_many_requests' })
   t.match(stopped.headers.get('retry-after'), /^[1-9]$/)
-  t.equal((await fetch(`${gateway.url}/bff/frontchannel?sid=x`)).status, 429)
   t.equal((await browser.api('/bff/user')).status, 200, 'nothing else is held up')
-  await new Promise(resolve => setTimeout(resolve, 1100))
-  for (let count = 0; count < 5; count += 1)
-    t.equal((await fetch(`${gateway.url}/bff/frontchannel?sid=${count}`)).status, 200)
-  t.equal((await fetch(`${gateway.url}/bff/frontchannel?sid=x`)).status, 429, 'whatever a sid meant')
-  await new Promise(resolve => setTimeout(resolve, 1100))
-  t.equal((await send(provider.logoutToken({ sub: 'alice' }))).status, 200)
+  t.equal((await send(provider.logoutToken({ sub: 'alice' }))).status, 200, 'least of all the provider itself')
   t.equal((await browser.api('/bff/user')).status, 401)
 })

@@ -131,8 +131,18 @@ test('a login that is not as strong as was asked for changes nothing', async t =
     t.same([cookieOf(browser), await alive(browser)], [old, true], `${name}: the old session is as it was`)
     asksForMore(t, await browser.api('/api/items'))
     const [fresh] = [...provider.issued.refreshTokens].filter(token => !known.has(token))
-    const isRevoked = () => provider.revocations().some(({ form }) => form.get('token') === fresh)
-    t.ok(fresh !== undefined && (await eventually(isRevoked)), `${name}: its tokens are revoked`)
+    const outboxes = (await stage.redis.keys()).filter(key => key.endsWith(':outbox'))
+    const waiting = await Promise.all(
+      outboxes.map(key => stage.redis.client.zcount(key, Date.now() + 3600_000, '+inf')),
+    )
+    t.ok(
+      waiting.some(count => count > 0),
+      `${name}: its refresh token waits to be revoked`,
+    )
+    t.notOk(
+      provider.revocations().some(({ form }) => form.get('token') === fresh),
+      `${name}: until it cannot take the old session's along`,
+    )
     t.match(gateway.events('login_rejected').at(-1), { reason: 'too_weak' })
     provider.reset()
     provider.authenticate = honestly
@@ -251,4 +261,27 @@ test('a real browser goes through a step-up and ends where it was', async t => {
   await signIn()
   t.not(await cookie(), old)
   t.equal((await call()).status, 200)
+})
+
+// An administrator throws a user out in the middle of a step-up: what comes of it must not bring the session back.
+test('a step-up for a session that somebody has ended opens nothing', async t => {
+  const at = await startStage(t, { ...options, env: { ADMIN_TOKEN: 'the-administrators-own-secret' } })
+  const browser = await loggedIn(at)
+  demands('max_age="60"', withAnotherToken(at), at)
+  const url = asksForMore(t, await browser.api('/api/items'))
+  const callback = await at.pendingCallback(
+    browser,
+    'alice',
+    Object.fromEntries(new URL(url, at.gateway.url).searchParams),
+  )
+  const revoked = await fetch(`${at.gateway.internalUrl}/admin/revoke`, {
+    method: 'POST',
+    headers: { authorization: 'Bearer the-administrators-own-secret', 'content-type': 'application/json' },
+    body: JSON.stringify({ session: sessionHandle(sessionIdOf(cookieOf(browser))) }),
+  })
+  t.same(await revoked.json(), { ended: 1 })
+  t.equal((await at.open(browser, callback)).status, 400)
+  t.match(at.gateway.events('login_rejected').at(-1), { reason: 'stale' })
+  t.notOk(await alive(browser))
+  t.same(await at.sessions(), [])
 })

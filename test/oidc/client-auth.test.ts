@@ -39,6 +39,7 @@ function setUp(
   const clientAuth = createClientAuth({
     authentication,
     assertionAudience: assertionAudience as AssertionAudience,
+    concernsAll: url => !url.includes('/one-tenant/'),
     audit: event => void audits.push(event),
     log: { warn: () => {} },
     clock,

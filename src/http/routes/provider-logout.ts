@@ -8,26 +8,26 @@ import type { RateLimit } from '../rate-limit.ts'
 /** What the provider's two ways to log a user out here need. */
 export interface ProviderLogoutRouteDeps {
   providerLogout: ProviderLogout
-  /** Bounds what a client may try. */
-  limit: RateLimit
+  /** Bound refused logout tokens, and front-channel logouts. */
+  limits: { tokens: RateLimit; browsers: RateLimit }
   /** Whose pages may hold the answer in a frame. */
   providerOrigin: string
 }
 
 /** The handlers of `POST /backchannel` and `GET /frontchannel`. */
-export function createProviderLogoutRoutes({ providerLogout, limit, providerOrigin }: ProviderLogoutRouteDeps) {
+export function createProviderLogoutRoutes({ providerLogout, limits, providerOrigin }: ProviderLogoutRouteDeps) {
   const framePolicy = `default-src 'none'; frame-ancestors ${providerOrigin}`
 
   return {
     /** The provider itself, with a signed token (OpenID Connect Back-Channel Logout 1.0 §2.5). */
     async backchannel(request: FastifyRequest, reply: FastifyReply) {
-      await limit.check(request.ip)
       const token = onlyValue(formOf(request), 'logout_token')
       if (token === null) throw new BadRequest('The form must have logout_token, once.')
       try {
         await providerLogout.byToken(token)
       } catch (error) {
-        if (error instanceof LogoutTokenRefused) await limit.count(request.ip)
+        // A good token is never turned away, whatever else came from its address: that may be a proxy's.
+        if (error instanceof LogoutTokenRefused) await limits.tokens.use(request.ip)
         throw error
       }
       return reply.code(200).send()
@@ -38,9 +38,8 @@ export function createProviderLogoutRoutes({ providerLogout, limit, providerOrig
      * request, and whatever became of it, the answer is the same, so that it tells nobody which sessions there are.
      */
     async frontchannel(request: FastifyRequest, reply: FastifyReply) {
-      await limit.check(request.ip)
       // Whether anything ended is nobody's business, so that each counts.
-      await limit.count(request.ip)
+      await limits.browsers.use(request.ip)
       const query = queryOf(request)
       const sid = onlyValue(query, 'sid')
       const iss = query.has('iss') ? onlyValue(query, 'iss') : undefined

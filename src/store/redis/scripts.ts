@@ -39,13 +39,13 @@ end`
 
 /** The one way in which a session ends. Whatever is in flight finds no session to write to. */
 const finish = (tombstoneMs: number) => `${queue}
-local function finish(id, reason)
+local function finish(id, reason, delay)
   local fields = redis.call('HMGET', sessionKey(id), 'session', 'refresh', 'version', 'id_token')
   if not fields[1] then return false end
   redis.call('DEL', sessionKey(id))
   redis.call('ZREM', bucket .. 'due', id)
   redis.call('SET', bucket .. 'ended:' .. id, reason, 'PX', ${tombstoneMs})
-  if fields[2] then queue(id .. '~' .. fields[3], fields[2], reason, now) end
+  if fields[2] then queue(id .. '~' .. fields[3], fields[2], reason, now + (delay or 0)) end
   redis.call('PUBLISH', channel, 'ended ' .. id .. ' ' .. reason)
   return fields[1], fields[4]
 end
@@ -188,9 +188,9 @@ for index = 3, #ARGV, 2 do
   end
 end`,
 
-    /** ARGV: channel, id, reason. → nothing · session, ID token or nothing */
+    /** ARGV: channel, id, reason, ms until its token is to be revoked. → nothing · session, ID token or nothing */
     endSession: `${prelude}${finish(tombstoneMs)}
-local session, idToken = finish(ARGV[2], ARGV[3])
+local session, idToken = finish(ARGV[2], ARGV[3], ARGV[4])
 return session and { session, idToken }`,
 
     /** ARGV: channel, limit. → ms until the next entry is due or -1, then id, reason and session of each that ended */

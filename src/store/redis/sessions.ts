@@ -112,9 +112,9 @@ export function createRedisSessions(options: RedisSessionsOptions) {
       await answered(Promise.all(flushes))
     },
 
-    async endSession(id, reason) {
+    async endSession(id, reason, revokeInMs = 0) {
       const reply = await answered<[session: Buffer, idToken?: Buffer] | null>(
-        client.endSessionBuffer(keys.bucketFor(id), keys.channel, id, reason),
+        client.endSessionBuffer(keys.bucketFor(id), keys.channel, id, reason, Math.ceil(revokeInMs)),
       )
       const ended = reply && openEnded(id, reply[0], reason)
       return ended && { ...ended, idToken: reply[1] && (seal.open('id_token', id, reply[1]) ?? undefined) }
