@@ -106,6 +106,7 @@ export function createParts(options: PartsOptions) {
     clock,
     random,
     absoluteTimeoutMs: lifetimes.absoluteTimeout * 1000,
+    sharedGrants: preset.grants === 'shared',
     returnUrlRules,
     look: id => sessionUse.use(id, { active: false }),
     reauth: config.sessionReauth,

@@ -19,6 +19,11 @@ export interface Preset {
   assertionAudience: 'issuer' | 'token_endpoint'
   /** `each`: a replaced refresh token that is presented again is taken for stolen (RFC 9700 §4.14.2). */
   refreshTokens: 'each_once' | 'reusable'
+  /**
+   * `shared`: all refresh tokens of one login at the provider are of one grant, and a revocation of one takes the others
+   * along (RFC 7009 §2.1).
+   */
+  grants: 'apart' | 'shared'
   logout: {
     /** How the address is made: RP-Initiated Logout 1.0, or the provider's own way. */
     style: 'standard' | 'auth0' | 'cognito'
@@ -40,6 +45,7 @@ const generic: Preset = {
   userInfo: 'auto',
   assertionAudience: 'issuer',
   refreshTokens: 'each_once',
+  grants: 'apart',
   logout: { style: 'standard', hint: 'id_token' },
   frontchannelIssOptional: false,
   challenge: 'rfc9470',
@@ -66,6 +72,7 @@ export const presets = {
     // Its offline tokens outlive the login at the provider, and each refresh keeps that alive anyway.
     scope: 'openid profile email',
     resourceParameter: null,
+    grants: 'shared',
   },
   auth0: {
     ...generic,

@@ -88,6 +88,8 @@ export interface LoginDeps {
   /** From 0 to 1. */
   random: () => number
   absoluteTimeoutMs: number
+  /** Whether a new login at the provider may go by the grant of the one before. */
+  sharedGrants: boolean
   returnUrlRules: ReturnUrlRules
   /** Reads a session without touching it. */
   look: (sessionId: string) => Promise<Lookup | null>
@@ -176,8 +178,8 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
   const replace = async ({ previousSessionId, stepUp }: Transaction) => {
     if (previousSessionId === null) return
     try {
-      // After a step-up its refresh token waits, as in giveUp: the new session's may be of the same grant.
-      const revokeInMs = stepUp === undefined ? 0 : deps.absoluteTimeoutMs
+      // Its refresh token waits, as in giveUp, where the new session's is or may be of the same grant.
+      const revokeInMs = stepUp !== undefined || deps.sharedGrants ? deps.absoluteTimeoutMs : 0
       await deps.endSession(previousSessionId, 'replaced', revokeInMs)
     } catch {
       // The new session is open; to refuse it now would log the user out. The old one ends by its deadlines.

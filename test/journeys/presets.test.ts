@@ -137,6 +137,20 @@ test('Keycloak', async t => {
     const { chain } = await logout(t, stage, browser)
     t.notMatch(chain.map(({ text }) => text).join(''), 'Do you want')
   })
+
+  // Its revocation ends the client's part in the login: at once, it would end the new session as well.
+  t.test('a login over a live session revokes the old refresh token when the new session is over', async t => {
+    const browser = await enter(stage)
+    const revoked = stage.provider.revocations().length
+    await throughProvider(browser, await browser.navigate(`${stage.gateway.url}/bff/login?returnUrl=/`), stage.provider)
+    t.match(stage.gateway.events('session_ended').at(-1), { reason: 'replaced' })
+    const outboxes = (await stage.redis.keys()).filter(key => key.endsWith(':outbox'))
+    const waiting = await Promise.all(
+      outboxes.map(key => stage.redis.client.zcount(key, Date.now() + 3600_000, '+inf')),
+    )
+    t.ok(waiting.some(count => count > 0))
+    t.equal(stage.provider.revocations().length, revoked)
+  })
 })
 
 test('Auth0', async t => {
