@@ -13,6 +13,7 @@ test(`LemonLDAP::NG ${versionOf('liblemonldap-ng-portal-perl')}`, { timeout: 240
     // It has no revocation endpoint; its refresh tokens die with the session that the logout ends.
     revocation: 'not_supported',
     deadToken: 'invalid_grant',
+    logoutReturns: true,
     endLogin: async ({ provider }, { page }) => {
       await page.goto(`${provider.issuer}/?logout=1`)
     },
