@@ -1,5 +1,6 @@
 import { readFileSync, statSync } from 'node:fs'
 import { z } from 'zod'
+import { isGuid } from '../core/authority.ts'
 import type { SecretSource } from '../core/client-authentication.ts'
 
 /** A type of setting: text from the environment in, a value or a sentence that says what is wrong out. */
@@ -154,12 +155,10 @@ export const scope = settingType(value => {
   return scopes.includes('openid') ? scopes.join(' ') : wrong('must contain openid')
 })
 
-const tenant = /^(\*|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$/
-
 /** Tenant GUIDs, or `*`. */
 export const tenants = settingType(value => {
   const entries = splitList(value.toLowerCase())
-  const good = entries.length > 0 && entries.every(entry => tenant.test(entry))
+  const good = entries.length > 0 && entries.every(entry => entry === '*' || isGuid(entry))
   return good ? entries : wrong('must be a list of tenant GUIDs, or * for all tenants')
 })
 

@@ -3,7 +3,9 @@
  * tenant is a GUID, a domain, or a word for several tenants.
  */
 
-const guid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
+/** The pattern of a GUID in lower case. */
+export const guidForm = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}'
+const guid = new RegExp(`^${guidForm}$`, 'i')
 /** How metadata for several tenants writes the issuer. */
 const placeholder = '{tenantid}'
 

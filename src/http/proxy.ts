@@ -7,7 +7,7 @@ import type { StoredSession } from '../core/session.ts'
 import type { AccessTokens, TokenAudience } from '../flows/access-token.ts'
 import type { StepUps } from '../flows/step-up.ts'
 import type { Guard } from './guard.ts'
-import { isRepeatable } from './repeatable.ts'
+import { isRepeatable, setAside } from './repeatable.ts'
 import { liveSession } from './session.ts'
 import { requestHeaders, responseHeaders } from './upstream-headers.ts'
 import { createUpstreamProofs } from './upstream-proof.ts'
@@ -141,12 +141,6 @@ function isReplayable(request: FastifyRequest, { statusCode }: UpstreamAnswer): 
 function withRefused(request: FastifyRequest): StoredSession {
   const sent = { value: request[accessToken], expiresAt: 0, refreshAt: 0, scope: undefined }
   return { ...liveSession(request.found), accessToken: sent }
-}
-
-/** Forgets an upstream's answer, of which nothing has been sent. */
-function setAside(reply: FastifyReply, { stream }: UpstreamAnswer): void {
-  stream.resume()
-  for (const name of Object.keys(reply.getHeaders())) reply.removeHeader(name)
 }
 
 function refuse(reply: FastifyReply, answer: UpstreamAnswer, error: unknown): void {

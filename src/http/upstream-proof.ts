@@ -3,7 +3,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Clock } from '../core/clock.ts'
 import { challengesForNonce, type DpopKey, dpopNonceOf, dpopProof } from '../core/dpop.ts'
 import { GatewayError } from '../core/errors.ts'
-import { isRepeatable } from './repeatable.ts'
+import { isRepeatable, setAside } from './repeatable.ts'
 
 /** How the proxy sends a request on; the members that a proof has a part in. */
 export interface SendOptions {
@@ -71,8 +71,7 @@ export function createUpstreamProofs({ origin, clock }: { origin: string; clock:
         onResponse(request: FastifyRequest, reply: FastifyReply, answer: Answer) {
           if (answer.statusCode !== 401 || !challengesForNonce(answer.headers['www-authenticate']))
             return receive(request, reply, answer)
-          answer.stream.resume()
-          for (const name of Object.keys(reply.getHeaders())) reply.removeHeader(name)
+          setAside(reply, answer)
           const given = dpopNonceOf(answer.headers['dpop-nonce']) !== undefined
           // To a script a 401 would mean that a login helps.
           if (repeated || !given || !isRepeatable(request))

@@ -6,7 +6,7 @@ import type { Audit } from '../core/events.ts'
 import { createLimit } from '../core/limit.ts'
 import { type AssertionAudience, type Credential, createCredentials } from './client-credentials.ts'
 import { diagnose, judgeClient, type Verdict } from './client-refusal.ts'
-import type { ProviderFetch } from './fetch.ts'
+import { jsonOf, type ProviderFetch } from './fetch.ts'
 import type { Warn } from './watched-files.ts'
 
 /** Authenticates the gateway at the provider, and remembers how that went. */
@@ -76,13 +76,7 @@ export function createClientAuth(deps: ClientAuthDeps): ClientAuth {
     const headers = new Headers(init.headers)
     await by(...request, body, headers)
     const response = await fetch(url, { ...init, body, headers: Object.fromEntries(headers) })
-    const answer: unknown =
-      response.status === 200
-        ? null
-        : await response
-            .clone()
-            .json()
-            .catch(() => null)
+    const answer = response.status === 200 ? null : await jsonOf(response)
     return { response, verdict: judgeClient(response.status, answer) }
   }
 

@@ -1,6 +1,6 @@
 import type { Clock } from '../core/clock.ts'
 import { challengesForNonce, type DpopKey, dpopNonceOf, dpopProof } from '../core/dpop.ts'
-import type { ProviderFetch } from './fetch.ts'
+import { jsonOf, type ProviderFetch } from './fetch.ts'
 
 /** Calls to the provider that prove the possession of a key (RFC 9449 §5). */
 export interface Dpop {
@@ -45,9 +45,6 @@ async function wantsNonce(response: Response): Promise<boolean> {
   if (response.status !== 400 && response.status !== 401) return false
   if (dpopNonceOf(response.headers.get('dpop-nonce')) === undefined) return false
   if (challengesForNonce(response.headers.get('www-authenticate'))) return true
-  const body: unknown = await response
-    .clone()
-    .json()
-    .catch(() => null)
+  const body = await jsonOf(response)
   return (body as { error?: unknown } | null)?.error === 'use_dpop_nonce'
 }

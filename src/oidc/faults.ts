@@ -4,6 +4,7 @@ import {
   ResponseBodyError,
   WWWAuthenticateChallengeError,
 } from 'openid-client'
+import { standardCode } from '../core/error-code.ts'
 import { GatewayError, LoginRejected, type LoginRejection, ProviderUnavailable } from '../core/errors.ts'
 import type { Revocation } from './provider.ts'
 import { idTokenAdvice, readAdvice } from './read-advice.ts'
@@ -103,11 +104,6 @@ export function revocationFault(error: unknown): Revocation {
     return { outcome: 'not_supported' }
   const cause = error instanceof ClientError ? error.cause : error
   return { outcome: 'failed', retryAfter: cause instanceof ProviderUnavailable ? cause.askedToWait : undefined }
-}
-
-/** An error code as RFC 6749 §5.2 writes them; anything else is not repeated. */
-function standardCode(code: string): string {
-  return /^[a-z_]{1,64}$/.test(code) ? code : 'unknown error'
 }
 
 function codeOf(error: ClientError | TypeError): string {

@@ -92,3 +92,11 @@ async function readBounded(stream: AsyncIterable<Uint8Array> | null, maxBytes: n
 function retryAfterOf(header: string | null): { retryAfter?: number } {
   return header !== null && /^\d{1,6}$/.test(header) ? { retryAfter: Math.min(Number(header), 3600) } : {}
 }
+
+/** The JSON in an answer's body, which stays to be read again; null when it is none. */
+export async function jsonOf(response: Response): Promise<unknown> {
+  return response
+    .clone()
+    .json()
+    .catch(() => null)
+}

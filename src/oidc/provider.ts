@@ -124,12 +124,12 @@ export function createProvider(options: ProviderOptions): Provider {
 
   /** Asks for tokens with a code that nobody issued: the answer tells whether the client is accepted, and nothing else. */
   const probeClient = async () => {
-    const parameters = {
+    const madeUp = {
       code: 'none',
       redirect_uri: options.redirectUri,
       code_verifier: client.randomPKCECodeVerifier(),
     }
-    await client.genericGrantRequest(configure(await metadata.get(), fetch), 'authorization_code', parameters)
+    await client.genericGrantRequest(configure(await metadata.get(), fetch), 'authorization_code', madeUp)
   }
 
   /** What every call of a login or refresh goes through, and the client made for it. */

@@ -1,4 +1,5 @@
 import type { Advice } from '../core/advice.ts'
+import { guidForm, isGuid } from '../core/authority.ts'
 import { advice, type Place } from './advice.ts'
 
 /**
@@ -30,15 +31,12 @@ function numberOf(codes: unknown): string | undefined {
   return names.find(name => advice.providerCode(name) !== undefined) ?? names[0]
 }
 
-const form = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}'
-const wholeGuid = new RegExp(`^${form}$`, 'i')
-
 function guid(value: unknown): string | undefined {
-  return typeof value === 'string' && wholeGuid.test(value) ? value : undefined
+  return isGuid(value) ? value : undefined
 }
 
 function guidIn(text: string, label: 'Trace ID' | 'Correlation ID'): string | undefined {
-  return new RegExp(`\\b${label}: (${form})(?![\\w-])`, 'i').exec(text.slice(0, 4096))?.[1]
+  return new RegExp(`\\b${label}: (${guidForm})(?![\\w-])`, 'i').exec(text.slice(0, 4096))?.[1]
 }
 
 /** Names of algorithms that may be repeated: a header can say anything. */

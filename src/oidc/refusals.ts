@@ -1,5 +1,6 @@
 import type { Advice } from '../core/advice.ts'
 import { checkedClaims } from '../core/challenge.ts'
+import { standardCode } from '../core/error-code.ts'
 import { ProviderUnavailable } from '../core/errors.ts'
 import type { Place } from './advice.ts'
 import { readAdvice } from './read-advice.ts'
@@ -74,7 +75,7 @@ export function classifyRefusal(status: number, body: unknown, place: Place = 'r
     return { outcome: 'misconfigured', detail: 'the token endpoint gave no usable token response', advice: noTokens }
   if (typeof error !== 'string') throw passing()
   if (numbers.some(number => passingNumbers.some(known => known === number))) throw passing()
-  const detail = /^[a-z_]{1,64}$/.test(error) ? `token endpoint: ${error}` : 'token endpoint: unknown error'
+  const detail = `token endpoint: ${standardCode(error)}`
   if (claims !== undefined || interactiveSuberrors.some(known => known === suberror))
     return { ...demandIn(claims, suberror), outcome: 'interaction', detail, advice }
   const known = classes[error] ?? 'misconfigured'

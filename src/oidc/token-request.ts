@@ -1,4 +1,4 @@
-import type { ProviderFetch } from './fetch.ts'
+import { jsonOf, type ProviderFetch } from './fetch.ts'
 
 /** An answer of the token endpoint as it came. */
 export interface RawAnswer {
@@ -26,10 +26,7 @@ export function takeAnswer(fetch: ProviderFetch, tokenEndpoint: string): Taken {
     async fetch(url, init) {
       const response = await fetch(url, init)
       if (url !== tokenEndpoint) return response
-      const body: unknown = await response
-        .clone()
-        .json()
-        .catch(() => null)
+      const body = await jsonOf(response)
       answer = { status: response.status, body }
       if (response.status !== 200 || typeof body !== 'object' || body === null) return response
       const { id_token: _, ...rest } = body as Record<string, unknown>

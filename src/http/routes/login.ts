@@ -1,4 +1,5 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import { standardCode } from '../../core/error-code.ts'
 import { BadRequest, LoginRejected, type LoginRejection, ProviderUnavailable } from '../../core/errors.ts'
 import type { Audit } from '../../core/events.ts'
 import { isRandomToken } from '../../core/random.ts'
@@ -103,9 +104,8 @@ export function createLoginRoutes(deps: LoginRouteDeps) {
     async misplaced(request: FastifyRequest, reply: FastifyReply) {
       const error = queryOf(request).get('error')
       const reason = error === null ? 'stale' : 'provider_error'
-      const code = /^[a-z_]{1,64}$/.test(error ?? '') ? error : 'no known error'
       const reference = newReference()
-      const detail = `the answer came by GET and not by a form: ${code}`
+      const detail = `the answer came by GET and not by a form: ${standardCode(error, 'no known error')}`
       audit({ event: 'login_rejected', reason, detail, reference })
       return refuse(reply, 400, reason, reference)
     },
