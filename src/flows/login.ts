@@ -2,14 +2,12 @@ import type { Clock } from '../core/clock.ts'
 import { createDpopKey } from '../core/dpop.ts'
 import { BadRequest, LoginRejected, type LoginRejection } from '../core/errors.ts'
 import type { Audit } from '../core/events.ts'
-import { randomToken } from '../core/random.ts'
 import { type ReturnUrlRules, safeReturnUrl } from '../core/return-url.ts'
 import {
   type Client,
   type EndReason,
   indexesOf,
   openSession,
-  refreshTokenId,
   type Session,
   sessionHandle,
   userHandle,
@@ -18,7 +16,7 @@ import { authenticatedAnew, type StepUp, shortcomingOf } from '../core/step-up.t
 import { accessTokenFrom } from '../core/token-set.ts'
 import { openTransaction, type Transaction, transactionId } from '../core/transaction.ts'
 import type { Provider } from '../oidc/provider.ts'
-import type { IndexStore, Lookup, OutboxStore, SessionStore, StoreInstant, TransactionStore } from '../store/store.ts'
+import type { IndexStore, Lookup, SessionStore, StoreInstant, TransactionStore } from '../store/store.ts'
 import type { EndSession } from './end-session.ts'
 import type { RevokeToken } from './revocation.ts'
 import type { StepUps } from './step-up.ts'
@@ -74,7 +72,7 @@ export interface LoginFlow {
 
 /** What the login needs. */
 export interface LoginDeps {
-  store: TransactionStore & SessionStore & IndexStore & Pick<OutboxStore, 'queueRevocation'>
+  store: TransactionStore & SessionStore & IndexStore
   provider: Pick<Provider, 'authorizationUrl' | 'exchangeCode'>
   stepUps: Pick<StepUps, 'take' | 'count'>
   endSession: EndSession
@@ -130,12 +128,9 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
    * Revokes the token of a login that failed. One of a step-up waits until the session that goes on is surely over: the
    * provider may know both by one session or grant of its own, and take the other token along (RFC 7009 §2.1).
    */
-  const giveUp = async (token: string, error: unknown) => {
-    if (!(error instanceof LoginRejected && error.reason === 'too_weak')) return deps.revokeToken(token, 'login_failed')
-    const id = refreshTokenId(randomToken(), 0)
-    await store
-      .queueRevocation(id, token, { reason: 'login_failed', dueInMs: deps.absoluteTimeoutMs })
-      .catch(() => deps.revokeToken(token, 'login_failed'))
+  const giveUp = (token: string, error: unknown) => {
+    const goesOn = error instanceof LoginRejected && error.reason === 'too_weak'
+    deps.revokeToken(token, 'login_failed', goesOn ? deps.absoluteTimeoutMs : 0)
   }
 
   const redeem = async (transaction: Transaction, callback: Callback) => {
@@ -158,7 +153,7 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
       if (withinMs !== undefined) deps.dueWithin(opened.session.id, withinMs)
       return opened
     } catch (error) {
-      if (revocable !== undefined) await giveUp(revocable, error)
+      if (revocable !== undefined) giveUp(revocable, error)
       throw error
     }
   }

@@ -19,8 +19,11 @@ export interface Revoker {
   idle(): Promise<void>
 }
 
-/** Revokes a token that belongs to no session: queued where that is possible, at once where not. Never throws. */
-export type RevokeToken = (token: string, reason: RevocationReason) => void
+/**
+ * Revokes a token that belongs to no session: queued where that is possible, due at once or in `dueInMs`; at once where it
+ * is not. Never throws.
+ */
+export type RevokeToken = (token: string, reason: RevocationReason, dueInMs?: number) => void
 
 /** Provider calls at a time, in one process. */
 const concurrency = 16
@@ -95,13 +98,14 @@ export function createRevokeToken(deps: {
 }): RevokeToken {
   const { store, provider, audit, revokeSoon } = deps
 
-  const pursue = async (id: string, token: string, reason: RevocationReason) => {
+  const pursue = async (id: string, token: string, why: { reason: RevocationReason; dueInMs: number }) => {
+    const { reason } = why
     const record = (outcome: RevocationOutcome, attempts: number) =>
       audit({ event: 'revocation', session: handleOfRefreshToken(id), reason, outcome, attempts })
     let [attempts, waitedMs, retryMs] = [0, 0, firstRetryMs]
     while (waitedMs < giveUpAfterMs) {
       attempts += 1
-      const queued = await store.queueRevocation(id, token, { reason }).then(
+      const queued = await store.queueRevocation(id, token, why).then(
         () => true,
         () => false,
       )
@@ -116,5 +120,5 @@ export function createRevokeToken(deps: {
     record('gave_up', attempts)
   }
 
-  return (token, reason) => void pursue(refreshTokenId(randomToken(), 0), token, reason)
+  return (token, reason, dueInMs = 0) => void pursue(refreshTokenId(randomToken(), 0), token, { reason, dueInMs })
 }
