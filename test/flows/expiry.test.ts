@@ -8,20 +8,9 @@ import type { Revocation } from '../../src/oidc/provider.ts'
 import { createMemoryStore } from '../../src/store/memory.ts'
 import { type EndedSession, leaseMs, type Store } from '../../src/store/store.ts'
 import { createClock } from '../support/clock.ts'
+import { identity, tokensWith } from '../support/samples.ts'
 import { eventually } from '../support/stage.ts'
 
-const identity = {
-  issuer: 'https://idp',
-  subject: 'alice',
-  providerSessionId: undefined,
-  claims: {},
-  nonce: 'nonce',
-  authTime: undefined,
-}
-const tokens = (refresh: string) => ({
-  access: { value: 'at', expiresAt: Number.MAX_SAFE_INTEGER, refreshAt: Number.MAX_SAFE_INTEGER, scope: undefined },
-  refresh,
-})
 const lifetimes = { idleTimeout: 100, absoluteTimeout: 1000 }
 
 /** A memory store that several sweepers share, and that can be taken away from them. */
@@ -76,7 +65,7 @@ function setUp(t: Test, revoke: (token: string) => Promise<Revocation> = async (
   }
   const open = async (refresh = 'rt') => {
     const { session } = openSession(identity, { userAgent: '', address: '' }, clock.now())
-    await memory.createSession(session, tokens(refresh))
+    await memory.createSession(session, tokensWith(refresh))
     return session.id
   }
   /** Lets the sweeper's own timer come round a few times. */
@@ -105,7 +94,7 @@ test('a session that began with little time left ends in time when the sweeper i
   clock.advance(1000)
   await ticks()
   const { session } = openSession(identity, { userAgent: '', address: '' }, clock.now())
-  await memory.createSession(session, tokens('rt'), 5000)
+  await memory.createSession(session, tokensWith('rt'), 5000)
   expiry.within(session.id, 5000)
   clock.advance(4999)
   await ticks()

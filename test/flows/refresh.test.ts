@@ -11,16 +11,9 @@ import type { Audience, Refresh } from '../../src/oidc/refresh.ts'
 import { createMemoryStore } from '../../src/store/memory.ts'
 import { loginSlot, refreshLeaseMs, type Store } from '../../src/store/store.ts'
 import { createClock } from '../support/clock.ts'
+import { identity } from '../support/samples.ts'
 import { eventually } from '../support/stage.ts'
 
-const identity = {
-  issuer: 'https://idp',
-  subject: 'alice',
-  providerSessionId: undefined,
-  claims: {},
-  nonce: 'nonce',
-  authTime: undefined,
-}
 const audience = { slot: loginSlot, upstream: 'api', scope: undefined, resource: undefined }
 const lifetimes = { idleTimeout: 1000, absoluteTimeout: 2000 }
 

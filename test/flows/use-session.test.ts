@@ -6,19 +6,7 @@ import { createSessionUse } from '../../src/flows/use-session.ts'
 import { createMemoryStore } from '../../src/store/memory.ts'
 import type { EndedSession, SessionStore } from '../../src/store/store.ts'
 import { createClock } from '../support/clock.ts'
-
-const identity = {
-  issuer: 'https://idp',
-  subject: 'alice',
-  providerSessionId: undefined,
-  claims: {},
-  nonce: 'nonce',
-  authTime: undefined,
-}
-const tokens = {
-  access: { value: 'at', expiresAt: Number.MAX_SAFE_INTEGER, refreshAt: Number.MAX_SAFE_INTEGER, scope: undefined },
-  refresh: 'rt',
-}
+import { identity, tokensWith } from '../support/samples.ts'
 
 /** A store whose calls are counted, and fail while it is down; two replicas may share it. */
 async function setUp(lifetimes = { idleTimeout: 100, absoluteTimeout: 100_000 }) {
@@ -48,7 +36,7 @@ async function setUp(lifetimes = { idleTimeout: 100, absoluteTimeout: 100_000 })
   const noteEnded: NoteEnded = session => void ended.push(session)
   const replica = () => createSessionUse({ store, noteEnded, elapsed: clock.now, lifetimes })
   const { session } = openSession(identity, { userAgent: '', address: '' }, clock.now())
-  await memory.createSession(session, tokens)
+  await memory.createSession(session, tokensWith('rt'))
   const leftMs = async () => {
     const { found } = await memory.getSession(session.id, { active: false, pendingAgeMs: null })
     return found?.state === 'live' ? found.stored.idleExpiresInMs : null

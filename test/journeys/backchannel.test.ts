@@ -6,7 +6,14 @@ import { claims } from '../support/forgeries.ts'
 import { startGateway } from '../support/gateway.ts'
 import { login, throughProvider } from '../support/login.ts'
 import { startProvider, type TestProvider } from '../support/provider.ts'
-import { claimsOf, type KnownSession, knownSession, lastIdToken, sendLogoutToken } from '../support/provider-logout.ts'
+import {
+  claimsOf,
+  holdTokenResponses,
+  type KnownSession,
+  knownSession,
+  lastIdToken,
+  sendLogoutToken,
+} from '../support/provider-logout.ts'
 import { startRedis } from '../support/redis.ts'
 import { startReplicas } from '../support/replicas.ts'
 import { eventually, linked, sessionCookie, startStage } from '../support/stage.ts'
@@ -205,14 +212,7 @@ test('a logout that arrives while a login of the same session is in flight wins'
   for (const names of ['sid', 'sub', 'both']) {
     const browser = stage.browser()
     const callback = await stage.pendingCallback(browser, `lena-${names}`)
-    let release = () => {}
-    const held = new Promise<void>(resolve => {
-      release = resolve
-    })
-    provider.tamper.tokenResponse = async response => {
-      await held
-      return response
-    }
+    const release = holdTokenResponses(provider)
     const issued = provider.issued.idTokens.size
     const opening = stage.open(browser, callback)
     t.ok(
@@ -238,14 +238,7 @@ test('a logout that arrives while a login of the same session is in flight wins'
 test('a logout that arrives while a refresh of the session is in flight wins', async t => {
   const session = await enter('mia')
   clock.advance(305_000)
-  let release = () => {}
-  const held = new Promise<void>(resolve => {
-    release = resolve
-  })
-  provider.tamper.tokenResponse = async response => {
-    await held
-    return response
-  }
+  const release = holdTokenResponses(provider)
   const issued = provider.issued.refreshTokens.size
   const calling = session.browser.api('/api/items')
   t.ok(await eventually(() => provider.issued.refreshTokens.size > issued))

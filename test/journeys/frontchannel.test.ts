@@ -4,7 +4,7 @@ import tap, { type Test, test } from 'tap'
 import { sessionIdOf } from '../../src/core/session.ts'
 import type { BrowserResponse } from '../support/browser.ts'
 import { launchChromium } from '../support/chromium.ts'
-import { type KnownSession, knownSession, lastIdToken } from '../support/provider-logout.ts'
+import { holdTokenResponses, type KnownSession, knownSession, lastIdToken } from '../support/provider-logout.ts'
 import { eventually, linked, sessionCookie, startStage } from '../support/stage.ts'
 
 const stage = await startStage(tap, { redisDir: tap.testdir() })
@@ -106,14 +106,7 @@ test('what does not name a session and its issuer, once each, ends nothing and g
 test('a front-channel logout that arrives while a login of the same session is in flight wins', async t => {
   const browser = stage.browser()
   const callback = await stage.pendingCallback(browser, 'dave')
-  let release = () => {}
-  const held = new Promise<void>(resolve => {
-    release = resolve
-  })
-  provider.tamper.tokenResponse = async response => {
-    await held
-    return response
-  }
+  const release = holdTokenResponses(provider)
   const issued = provider.issued.idTokens.size
   const opening = stage.open(browser, callback)
   t.ok(await eventually(() => provider.issued.idTokens.size > issued))

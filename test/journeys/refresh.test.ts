@@ -461,19 +461,12 @@ test('a refusal counts for nothing when another replica has refreshed meanwhile'
     { times: 1 },
   )
   // The other one waits a moment for this one, which is longer than the provider call may take here.
-  const slow = await startGateway({
-    provider,
-    clock,
-    upstreams: { '/api': upstream.url },
-    env: { PUBLIC_URL: gateway.url, REDIS_URL: redis.url, SESSION_KEYS: sessionKeys },
-  })
-  t.teardown(slow.close)
-  const headers = { origin: gateway.url, 'sec-fetch-site': 'same-origin' }
-  const answer = await browser.api(`${slow.url}/api/items`, { headers })
+  const slow = await neighbour(t)
+  const answer = await slow.ask(browser)
   t.equal(answer.status, 200, 'reads again and goes on')
   t.equal(tokenSeen(upstream), newest(provider.issued.accessTokens))
   t.ok(await alive(browser))
-  t.same(slow.events('refresh_token_reuse_suspected'), [])
+  t.same(slow.gateway.events('refresh_token_reuse_suspected'), [])
 })
 
 // A logout revokes the token that a refresh is just presenting: that is no theft, and the reason is the logout.

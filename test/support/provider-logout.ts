@@ -39,3 +39,16 @@ export async function knownSession(
 export function sendLogoutToken(browser: TestBrowser, token: string, at = ''): Promise<BrowserResponse> {
   return browser.post(`${at}/bff/backchannel`, { body: new URLSearchParams({ logout_token: token }), cookies: [] })
 }
+
+/** Keeps back what the token endpoint answers from now on, tokens already issued, until it is released. */
+export function holdTokenResponses(provider: TestProvider): () => void {
+  let release = () => {}
+  const held = new Promise<void>(resolve => {
+    release = resolve
+  })
+  provider.tamper.tokenResponse = async response => {
+    await held
+    return response
+  }
+  return () => release()
+}
