@@ -14,7 +14,7 @@ import { registerProxy } from './http/proxy.ts'
 import { createRateLimit } from './http/rate-limit.ts'
 import { registerAdmin } from './http/routes/admin.ts'
 import { createEventsRoute } from './http/routes/events.ts'
-import { registerHealth } from './http/routes/health.ts'
+import { type Phase, registerHealth } from './http/routes/health.ts'
 import { createLoginRoutes } from './http/routes/login.ts'
 import { createLogoutRoutes } from './http/routes/logout.ts'
 import { createProviderLogoutRoutes } from './http/routes/provider-logout.ts'
@@ -134,10 +134,10 @@ export async function buildApp(options: AppOptions): Promise<App> {
   if (config.spaDir !== undefined) await registerSpa(publicServer, { directory: config.spaDir })
   publicServer.addHook('preClose', async () => streams.close())
 
-  let stopping = false
+  let phase: Phase = 'starting'
   const checks = { store: store.ping, provider: parts.provider.ready }
   registerProblems(internalServer, { opensPage: () => false })
-  registerHealth(internalServer, { checks, stopping: () => stopping })
+  registerHealth(internalServer, { checks, phase: () => phase })
   if (config.adminToken !== undefined)
     registerAdmin(internalServer, { sessions, token: config.adminToken, issuer: config.oidcIssuer, audit })
 
@@ -148,9 +148,10 @@ export async function buildApp(options: AppOptions): Promise<App> {
       await internalServer.listen({ host: config.adminHost, port: config.adminPort })
       await parts.start()
       await publicServer.listen({ host: config.host, port: config.port })
+      phase = 'serving'
     },
     async close() {
-      stopping = true
+      phase = 'stopping'
       await publicServer.close()
       await internalServer.close()
       await parts.stop()

@@ -146,7 +146,7 @@ export function createParts(options: PartsOptions) {
 }
 
 const patienceMs = 3000
-/** Longer than a link to Redis rests between two attempts. */
+/** Far longer than a link to Redis rests between two attempts, so that a busy machine finds it in time, too. */
 const reconnectMs = 3000
 
 /** Resolves when the store answers, or when it has been waited for long enough: it may come up later. */

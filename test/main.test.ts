@@ -49,6 +49,8 @@ test('a faulty configuration ends with code 2, all faults, and no secret', async
 test('the process is ready when Redis and the provider answer, alive without them, and ends when told', async t => {
   const [provider, redis, port, adminPort] = await Promise.all([startProvider(), startRedis(), freePort(), freePort()])
   t.teardown(() => Promise.all([provider.close(), redis.stop()]))
+  // What is told to be ready before it takes requests is sent requests that are refused.
+  redis.pause()
   const child = start({
     ...provider.env(),
     REDIS_URL: redis.url,
@@ -59,7 +61,10 @@ test('the process is ready when Redis and the provider answer, alive without the
   })
   t.teardown(() => child.kill('SIGKILL'))
   const internal = `http://127.0.0.1:${adminPort}`
+  t.match(await answers(`${internal}/readyz`, 503), { status: 'starting' })
+  redis.resume()
   t.match(await answers(`${internal}/readyz`, 200), { status: 'ok', checks: { store: 'ok', provider: 'ok' } })
+  t.equal((await fetch(`http://127.0.0.1:${port}/`)).status, 404)
   redis.pause()
   t.match(await answers(`${internal}/readyz`, 503), { status: 'unavailable', checks: { store: 'unavailable' } })
   t.match(await answers(`${internal}/healthz`, 200), { status: 'ok' })

@@ -3,8 +3,11 @@ import type { FastifyInstance } from 'fastify'
 /** What readiness looks at; each check rejects when its part cannot serve. */
 export interface HealthDeps {
   checks: Record<string, () => Promise<void>>
-  stopping: () => boolean
+  phase: () => Phase
 }
+
+/** Where the gateway is in its life: it takes requests only while it is `serving`. */
+export type Phase = 'starting' | 'serving' | 'stopping'
 
 /**
  * `GET /healthz`: the process lives. `GET /readyz`: it can serve logins and calls; 503 names what cannot, without saying
@@ -17,9 +20,10 @@ export function registerHealth(app: FastifyInstance, deps: HealthDeps): void {
     const names = Object.keys(deps.checks)
     const results = await Promise.allSettled(Object.values(deps.checks).map(check => check()))
     const states = names.map((name, index) => [name, results[index]?.status === 'fulfilled' ? 'ok' : 'unavailable'])
-    const ready = !deps.stopping() && states.every(([, state]) => state === 'ok')
+    const phase = deps.phase()
+    const ready = phase === 'serving' && states.every(([, state]) => state === 'ok')
     return reply.code(ready ? 200 : 503).send({
-      status: deps.stopping() ? 'stopping' : ready ? 'ok' : 'unavailable',
+      status: phase !== 'serving' ? phase : ready ? 'ok' : 'unavailable',
       checks: Object.fromEntries(states),
     })
   })

@@ -31,6 +31,12 @@ export type RedisClient = Redis &
 /** Commands give up after this, so that a hanging Redis is a 503 and not a hanging request. */
 const commandTimeoutMs = 2000
 
+/**
+ * How long a broken link rests between two attempts: far less than replicas give each other, after an outage, to write the
+ * activity they remember.
+ */
+const longestRestMs = 500
+
 /** Where Redis is. */
 export interface RedisAddress {
   url: URL
@@ -66,7 +72,7 @@ function connection({ ca }: RedisAddress) {
   return {
     autoResendUnfulfilledCommands: false,
     connectTimeout: commandTimeoutMs,
-    retryStrategy: (attempt: number) => Math.min(50 * 2 ** Math.min(attempt, 6), commandTimeoutMs),
+    retryStrategy: (attempt: number) => Math.min(50 * attempt, longestRestMs),
     ...(ca !== undefined && { tls: { ca } }),
   } satisfies RedisOptions
 }
