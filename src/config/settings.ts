@@ -53,6 +53,18 @@ export const settings = {
     example: '<output of: openssl rand -hex 32>',
     secret: true,
   }),
+  FORWARD_AUTH_TOKEN: setting({
+    type: type.bearerSecret,
+    doc: 'bearer secret of forward-auth on the internal listener (absent: off)',
+    example: '<output of: openssl rand -hex 32>',
+    secret: true,
+  }),
+  TRUSTED_PROXIES: setting({
+    type: type.networks,
+    doc: 'addresses or CIDRs of the proxies in front, whose `X-Forwarded-*` headers are believed; others are warned of',
+    example: '10.0.0.0/8,fd00::/8',
+    default: '',
+  }),
   BFF_PATH: setting({
     type: type.path,
     doc: "prefix of the gateway's own endpoints",
@@ -243,15 +255,37 @@ export const settings = {
     doc: 'static files of the SPA, with `index.html` as the fallback of navigations',
     example: './dist',
   }),
+  SPA_URL: setting({
+    type: type.upstreamUrl,
+    doc: 'where the SPA is served, in the place of `SPA_DIR`: a dev server, its websocket included; it gets no cookie and no token',
+    example: 'http://localhost:5173',
+  }),
+  SPA_CSP: setting({
+    type: type.headerValue,
+    doc: 'content security policy of the SPA; with `SPA_URL` none unless it is set',
+    example: "default-src 'self'; img-src 'self' https://images.example.com",
+  }),
+  CORS_ORIGINS: setting({
+    type: type.origins,
+    doc: 'further origins of the SPA, on the same site: may call with credentials and be returned to; `loginUrl` and `logoutUrl` are then absolute',
+    example: 'https://spa.example.com',
+    default: '',
+  }),
   USER_CLAIMS: setting({
     type: type.list,
     doc: 'what `/bff/user` may show; from the verified ID token and UserInfo, never from an access token',
     example: 'sub,name,email',
     default: 'sub,name,preferred_username,email,roles',
   }),
+  RATE_LIMIT_LOGIN: setting({
+    type: type.rate,
+    doc: 'per client address: logins, callbacks and logouts; more are 429',
+    example: '300/m',
+    default: '300/m',
+  }),
   RATE_LIMIT_INVALID: setting({
     type: type.rate,
-    doc: 'per client address: logout tokens that are refused, and front-channel logouts; more are 429',
+    doc: 'per client address: cookies that name no session, logout tokens that are refused, and front-channel logouts; more are 429',
     example: '300/m',
     default: '300/m',
   }),
@@ -293,6 +327,24 @@ export const upstreamSettings = {
     doc: 'RFC 8707 resource indicator of that token, for providers that use it',
     example: 'https://orders.example.com',
   }),
+  AUTH: setting({
+    type: type.choice('required', 'optional', 'none'),
+    doc: '`required`: 401 without a session; `optional`: goes on without one and without a token; `none`: never a token, and no CSRF rule',
+    example: 'optional',
+    default: 'required',
+  }),
+  ACTIVITY: setting({
+    type: type.choice('active', 'passive'),
+    doc: '`passive`: its requests never count as user activity',
+    example: 'passive',
+    default: 'active',
+  }),
+  CSRF: setting({
+    type: type.choice('header', 'fetch-metadata', 'none'),
+    doc: '`header`: needs `X-CSRF: 1`; `fetch-metadata`: for downloads and images, which cannot send one; `none`',
+    example: 'fetch-metadata',
+    default: 'header',
+  }),
   DPOP: setting({
     type: type.flag,
     doc: 'the upstream takes bound tokens, with a proof for each request (RFC 9449); with `OIDC_DPOP=true`',
@@ -301,8 +353,31 @@ export const upstreamSettings = {
   }),
   TIMEOUT: setting({
     type: type.duration,
-    doc: 'until response headers; an event stream may then be quiet',
+    doc: 'until response headers, and while a response that is no event stream makes no progress; more is 504',
     example: '30s',
     default: '30s',
+  }),
+  MAX_BODY: setting({
+    type: type.size,
+    doc: 'of a request, and of a websocket message; more is 413',
+    example: '50mb',
+    default: '10mb',
+  }),
+  WEBSOCKET: setting({
+    type: type.flag,
+    doc: 'passes websockets on; they need an exact `Origin`, always, and are closed with 4401 when the session ends',
+    example: 'true',
+    default: 'false',
+  }),
+  REDIRECTS: setting({
+    type: type.origins,
+    doc: 'origins beside its own and the public one that its redirects may lead to; others are 502',
+    example: 'https://downloads.example.com',
+    default: '',
+  }),
+  CA_FILE: setting({
+    type: type.fileContent,
+    doc: "certificate authority of the upstream's TLS certificate, PEM",
+    example: '/etc/ssl/internal-ca.pem',
   }),
 } satisfies Record<string, Setting<unknown>>

@@ -1,4 +1,5 @@
 import { readFileSync, statSync } from 'node:fs'
+import { isIP } from 'node:net'
 import { z } from 'zod'
 import { isGuid } from '../core/authority.ts'
 import type { SecretSource } from '../core/client-authentication.ts'
@@ -115,6 +116,39 @@ export const origin = settingType(value => {
   if (url.pathname !== '/' || url.search || url.hash) return wrong('must be an origin: no path, query or fragment')
   return url.origin
 })
+
+/** Origins, comma-separated; may be empty. None of them by pattern: each would be trusted with the user's session. */
+export const origins = settingType((value): readonly string[] | Wrong => {
+  const parsed = splitList(value).map(entry => origin.safeParse(entry).data)
+  const good = parsed.filter(entry => entry !== undefined)
+  return good.length === parsed.length ? good : wrong('must be a list of origins such as https://spa.example.com')
+})
+
+/** Addresses and CIDRs, comma-separated; may be empty. Neither `true` nor a number of hops: who trusts must say whom. */
+export const networks = settingType((value): readonly string[] | Wrong => {
+  const entries = splitList(value)
+  return entries.every(isNetwork) ? entries : wrong('must be a list of IP addresses and CIDRs such as 10.0.0.0/8')
+})
+
+function isNetwork(entry: string): boolean {
+  const [address = '', prefix, ...rest] = entry.split('/')
+  const bits = { 0: 0, 4: 32, 6: 128 }[isIP(address)] ?? 0
+  return bits > 0 && rest.length === 0 && (prefix === undefined || (/^\d{1,3}$/.test(prefix) && Number(prefix) <= bits))
+}
+
+const bytesIn = { '': 1, b: 1, kb: 1024, mb: 1024 ** 2, gb: 1024 ** 3 } as const
+
+/** Bytes, from `512kb`, `10mb`, `1gb` or a plain number. */
+export const size = settingType(value => {
+  const match = /^(\d{1,12})(b|kb|mb|gb)?$/i.exec(value)
+  const bytes = Number(match?.[1] ?? 0) * bytesIn[(match?.[2]?.toLowerCase() ?? '') as keyof typeof bytesIn]
+  return bytes > 0 && bytes <= 2 ** 50 ? bytes : wrong('must be a size such as 512kb, 10mb or 1gb, above 0')
+})
+
+/** What may stand in a header: printable ASCII. */
+export const headerValue = settingType(value =>
+  /^[\x20-\x7e]+$/.test(value) ? value : wrong('must be one line of printable ASCII'),
+)
 
 /** The URL of an upstream; its path takes the place of the upstream's prefix. */
 export const upstreamUrl = settingType(value => {
