@@ -3,6 +3,7 @@ import fastify, { type FastifyInstance, LogController } from 'fastify'
 import type { Config } from './config/load.ts'
 import { type Clock, systemClock } from './core/clock.ts'
 import type { Audit } from './core/events.ts'
+import { createAdmission } from './http/admission.ts'
 import { createCookies } from './http/cookies.ts'
 import { createCsrf } from './http/csrf.ts'
 import { createEventStreams } from './http/event-streams.ts'
@@ -10,7 +11,7 @@ import { createGuard, type GuardedRoute, registerGuarded } from './http/guard.ts
 import { registerTargetChecks } from './http/listener.ts'
 import { type LogStream, loggerOptions } from './http/logging.ts'
 import { answerFrameworkError, answerParserError, ownHeaders, registerProblems } from './http/problem.ts'
-import { registerProxy } from './http/proxy.ts'
+import { registerProxy, type UpstreamRoute } from './http/proxy.ts'
 import { createRateLimit } from './http/rate-limit.ts'
 import { registerAdmin } from './http/routes/admin.ts'
 import { createEventsRoute } from './http/routes/events.ts'
@@ -21,7 +22,10 @@ import { createProviderLogoutRoutes } from './http/routes/provider-logout.ts'
 import { createSessionsRoutes } from './http/routes/sessions.ts'
 import { createUserRoute } from './http/routes/user.ts'
 import { createReadSession } from './http/session.ts'
+import { createSessionWatch } from './http/session-watch.ts'
 import { opensPage, registerSpa } from './http/spa.ts'
+import { registerUpgrades } from './http/upgrades.ts'
+import { createWebSockets } from './http/websockets.ts'
 import type { FetchLimits } from './oidc/fetch.ts'
 import { audienceOf, createParts } from './parts.ts'
 import { warningMs } from './store/store.ts'
@@ -90,12 +94,10 @@ export async function buildApp(options: AppOptions): Promise<App> {
   })
   const user = createUserRoute({ logoutUrl: session => `${logoutUrl}?token=${session.logoutToken}` })
   const sessionsRoutes = createSessionsRoutes({ sessions })
-  const streams = createEventStreams({
-    look: id => sessionUse.use(id, { active: false }),
-    warningMs: warningMs(parts.lifetimes),
-    headers: ownHeaders,
-  })
-  store.onSessionEvent(streams.dispatch)
+  const sessionWatch = createSessionWatch({ look: id => sessionUse.use(id, { active: false }) })
+  store.onSessionEvent(sessionWatch.dispatch)
+  const streams = createEventStreams({ sessionWatch, warningMs: warningMs(parts.lifetimes), headers: ownHeaders })
+  const webSockets = createWebSockets({ sessionWatch })
 
   // biome-ignore format: a row of the table below
   const postedCallback: GuardedRoute =
@@ -126,13 +128,27 @@ export async function buildApp(options: AppOptions): Promise<App> {
     loginUrl,
     opensPage: request => config.spaDir !== undefined && opensPage(request, scriptPaths),
   })
-  registerGuarded(publicServer, table, guardDeps)
+  registerGuarded(publicServer, config.bffPath, table, guardDeps)
   const { accessTokens, stepUps } = parts
-  const upstreams = config.upstreams.map(upstream => ({ ...upstream, audience: audienceOf(upstream) }))
-  const proxyDeps = { check: createGuard(guardDeps), accessTokens, stepUps, publicOrigin, clock }
-  registerProxy(publicServer, upstreams, proxyDeps)
+  const upstreams = upstreamsOf(config)
+  const admit = createAdmission({ check: createGuard(guardDeps), accessTokens, stepUps })
+  const origins = config.corsOrigins
+  registerUpgrades(publicServer)
+  registerProxy(publicServer, upstreams, {
+    admit,
+    accessTokens,
+    stepUps,
+    sessionWatch,
+    webSockets,
+    publicOrigin,
+    origins,
+    clock,
+  })
   if (config.spaDir !== undefined) await registerSpa(publicServer, { directory: config.spaDir })
-  publicServer.addHook('preClose', async () => streams.close())
+  publicServer.addHook('preClose', async () => {
+    streams.close()
+    webSockets.close()
+  })
 
   let phase: Phase = 'starting'
   const checks = { store: store.ping, provider: parts.provider.ready }
@@ -157,6 +173,31 @@ export async function buildApp(options: AppOptions): Promise<App> {
       await parts.stop()
     },
   }
+}
+
+/** All that the public listener stands before: the upstreams, and a server of the SPA that gets neither cookie nor token. */
+function upstreamsOf({ upstreams, spaUrl, spaCsp }: Config): UpstreamRoute[] {
+  const routes: UpstreamRoute[] = upstreams.map(upstream => ({
+    ...upstream,
+    audience: audienceOf(upstream),
+    answerHeaders: {},
+  }))
+  if (spaUrl === undefined) return routes
+  const open = { auth: 'none', csrf: 'none', activity: 'passive', websocket: true } as const
+  return [
+    ...routes,
+    {
+      path: '/',
+      url: spaUrl,
+      audience: audienceOf({ name: 'spa', scope: undefined, resource: undefined }),
+      ...open,
+      timeout: 30,
+      maxBody: 1024 * 1024,
+      caFile: undefined,
+      redirects: [],
+      answerHeaders: spaCsp === undefined ? {} : { 'content-security-policy': spaCsp },
+    },
+  ]
 }
 
 /** The public listener and the internal one, with the same limits and the same log. */

@@ -195,7 +195,11 @@ function union(scopes: readonly string[]): string {
 }
 
 /** Where an upstream's token is kept: with the login's, unless it asks for one of its own. */
-export function audienceOf({ name, scope, resource }: Config['upstreams'][number]): TokenAudience {
+export function audienceOf({
+  name,
+  scope,
+  resource,
+}: Pick<Config['upstreams'][number], 'name' | 'scope' | 'resource'>): TokenAudience {
   const own = scope !== undefined || resource !== undefined
   // A token that was obtained for another scope is not this upstream's, whatever its name.
   const slot = own ? `${name}-${hash(JSON.stringify([scope, resource])).slice(0, 12)}` : loginSlot

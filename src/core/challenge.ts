@@ -53,9 +53,17 @@ export function demandOf(header: string | string[] | undefined, style: Challenge
   return null
 }
 
-/** The headers without those that ask for a stronger login: a browser that got one could begin to do OAuth by itself. */
-export function withoutDemands(header: string | string[]): string[] {
-  return [header].flat().filter(value => !errorCodes.test(value))
+const tokenSchemes = ['bearer', 'dpop']
+
+/**
+ * Of `WWW-Authenticate` headers those that only say what is wrong with a token. A browser that got a demand for a stronger
+ * login could begin to do OAuth by itself, and any other scheme makes it ask for a password on the gateway's origin.
+ */
+export function harmlessChallenges(header: string | string[]): string[] {
+  return [header].flat().filter(value => {
+    const challenges = value.length > maximumHeader || errorCodes.test(value) ? null : challengesIn(value)
+    return challenges?.every(({ scheme }) => tokenSchemes.includes(scheme)) ?? false
+  })
 }
 
 /** A challenge of RFC 9110 §11.6.1, its names in lower case. */
@@ -97,7 +105,7 @@ function challengesIn(value: string): HttpChallenge[] | null {
 }
 
 function read({ scheme, parameters }: HttpChallenge, style: ChallengeStyle): Demand | null {
-  if (scheme !== 'bearer' && scheme !== 'dpop') return null
+  if (!tokenSchemes.includes(scheme)) return null
   const error = parameters.get('error')
   if (error === 'insufficient_claims' && style === 'entra') {
     const claims = decodeClaims(parameters.get('claims') ?? '')

@@ -1,7 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
 /** How a route makes sure that a request comes from the application itself, or from a person who navigates. */
-export type CsrfRule = 'none' | 'header' | 'fetch-metadata' | 'navigation' | 'no-prefetch'
+export type CsrfRule = 'none' | 'header' | 'fetch-metadata' | 'websocket' | 'navigation' | 'no-prefetch'
 
 /** The rules, judged on headers alone: no side effect and no store command comes before them. */
 export interface Csrf {
@@ -31,10 +31,15 @@ export function createCsrf(options: { origin: string }): Csrf {
     return origin === undefined && site === undefined ? 'neither Origin nor Sec-Fetch-Site says who asks' : null
   }
 
+  /** A browser always names the page that opens a websocket, and no preflight comes before it (RFC 6455 §10.2). */
+  const websocket = (headers: IncomingHttpHeaders): string | null =>
+    headers.origin === options.origin ? fetchMetadata(headers) : 'the Origin is not that of the application'
+
   const rules: Record<CsrfRule, (headers: IncomingHttpHeaders) => string | null> = {
     none: () => null,
     header,
     'fetch-metadata': fetchMetadata,
+    websocket,
     navigation,
     'no-prefetch': prefetch,
   }

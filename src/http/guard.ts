@@ -75,8 +75,16 @@ function slides(guard: Guard, request: FastifyRequest): boolean {
 
 const methods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const
 
-/** Registers the rows of a guard table, and a 405 for every method that no row of a path has. */
-export function registerGuarded(app: FastifyInstance, rows: readonly GuardedRoute[], deps: GuardDeps): void {
+/**
+ * Registers the rows of a guard table, a 405 for every method that no row of a path has, and a 404 for all else below the
+ * prefix, which is the gateway's own whatever stands behind it.
+ */
+export function registerGuarded(
+  app: FastifyInstance,
+  prefix: string,
+  rows: readonly GuardedRoute[],
+  deps: GuardDeps,
+): void {
   const check = createGuard(deps)
   app.decorateRequest('found', null)
   // What takes no body reads none, whatever its type.
@@ -112,4 +120,6 @@ export function registerGuarded(app: FastifyInstance, rows: readonly GuardedRout
       handler() {},
     })
   }
+  for (const url of [prefix, `${prefix}/*`])
+    app.route({ method: [...methods], url, handler: (_, reply) => reply.callNotFound() })
 }

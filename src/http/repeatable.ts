@@ -1,3 +1,4 @@
+import type { IncomingHttpHeaders } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 
 /** Safe methods without a body alone (RFC 9110 §9.2.1): anything else may have done its work, or cannot be sent again. */
@@ -7,7 +8,10 @@ export function isRepeatable({ method, headers }: FastifyRequest): boolean {
 }
 
 /** Forgets an upstream's answer, of which nothing has been sent, so that another can take its place. */
-export function setAside(reply: FastifyReply, { stream }: { stream: { resume(): unknown } }): void {
+export function setAside(
+  reply: FastifyReply,
+  { headers, stream }: { headers: IncomingHttpHeaders; stream: { resume(): unknown } },
+): void {
   stream.resume()
-  for (const name of Object.keys(reply.getHeaders())) reply.removeHeader(name)
+  for (const name of Object.keys(headers)) reply.removeHeader(name)
 }

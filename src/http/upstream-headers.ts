@@ -1,11 +1,15 @@
 import type { IncomingHttpHeaders } from 'node:http'
-import { withoutDemands } from '../core/challenge.ts'
+import { harmlessChallenges } from '../core/challenge.ts'
 
 /** What the gateway says of a request to an upstream. */
 export interface ForwardedAs {
-  accessToken: string
-  clientAddress: string
+  /** Scheme and token; undefined for a request without a token. */
+  authorization: string | undefined
+  /** The client, and the trusted proxies between it and us. */
+  addresses: readonly string[]
   publicOrigin: URL
+  /** What the upstream is told of the user. */
+  claims: Readonly<Record<string, string>>
 }
 
 /**
@@ -15,10 +19,11 @@ export interface ForwardedAs {
 const claimed =
   /^(cookie2?|.*authorization|dpop|forwarded|via|(x-)?real-ip|(x-|true-|cf-connecting-|fastly-|x-cluster-)?client-ip|cf-connecting-ip|(x-)?remote-.*|x-(access|id|refresh)-token|x-(forwarded|original|rewrite|host|user|username|userid|auth|authenticated|email|groups?|roles?|claims?|jwt|token|identity|principal|subject|tenant|consumer|credential|envoy|goog|ms-client|amzn-oidc|csrf|activity|http-method|method)(-.*)?)$/
 
-/** Headers of one connection only (RFC 9110 §7.6.1); what `Connection` names is dropped before this is asked. */
+/** Headers of one connection only (RFC 9110 §7.6.1); what `Connection` names is dropped beside them. */
 const hopByHop = new Set([
   'connection',
   'keep-alive',
+  'proxy-authenticate',
   'proxy-connection',
   'te',
   'trailer',
@@ -26,25 +31,70 @@ const hopByHop = new Set([
   'upgrade',
 ])
 
-/** The headers an upstream gets: the client's own without what it has no say in, and the gateway's word instead. */
-export function requestHeaders(headers: IncomingHttpHeaders, forwarded: ForwardedAs): IncomingHttpHeaders {
-  const kept: IncomingHttpHeaders = {}
-  for (const name in headers) {
-    if (!hopByHop.has(name) && !claimed.test(name.replaceAll('_', '-'))) kept[name] = headers[name]
+/** Answered by this server, or between it and the client alone: `Expect` (RFC 9110 §10.1.1), h2c (RFC 7540 §3.2.1). */
+const ours = /^(expect|http2-settings|sec-websocket-.*|access-control-request-.*)$/
+
+/** Makes the headers of requests to upstreams. */
+export type RequestHeaders = (headers: IncomingHttpHeaders, forwarded: ForwardedAs) => IncomingHttpHeaders
+
+/**
+ * The headers an upstream gets: the client's own without what it has no say in, and the gateway's word instead.
+ *
+ * @param claimNames the headers that tell any upstream of the user; no client may send one of these to any of them
+ */
+export function createRequestHeaders(claimNames: readonly string[]): RequestHeaders {
+  const reserved = new Set(claimNames.map(plain))
+  const isDropped = (name: string) => {
+    const spelled = plain(name)
+    return hopByHop.has(spelled) || ours.test(spelled) || claimed.test(spelled) || reserved.has(spelled)
   }
-  kept.authorization = `Bearer ${forwarded.accessToken}`
-  kept['x-forwarded-for'] = forwarded.clientAddress
-  kept['x-forwarded-host'] = forwarded.publicOrigin.host
-  kept['x-forwarded-proto'] = forwarded.publicOrigin.protocol.slice(0, -1)
-  return kept
+
+  return (headers, { authorization, addresses, publicOrigin, claims }) => {
+    const nominated = nominatedBy(headers)
+    const kept: IncomingHttpHeaders = {}
+    for (const name in headers) {
+      if (!isDropped(name) && !nominated?.has(name)) kept[name] = headers[name]
+    }
+    if (authorization !== undefined) kept.authorization = authorization
+    kept['x-forwarded-for'] = addresses.join(', ')
+    kept['x-forwarded-host'] = publicOrigin.host
+    kept['x-forwarded-proto'] = publicOrigin.protocol.slice(0, -1)
+    return Object.assign(kept, claims)
+  }
+}
+
+function plain(name: string): string {
+  return name.toLowerCase().replaceAll('_', '-')
+}
+
+/** What `Connection` names beside itself, in either direction. */
+function nominatedBy({ connection }: IncomingHttpHeaders): Set<string> | null {
+  if (connection === undefined) return null
+  // `Host` is the upstream's own by now.
+  return new Set(
+    String(connection)
+      .toLowerCase()
+      .split(/[,\s]+/)
+      .filter(name => name !== 'host'),
+  )
 }
 
 /**
- * An upstream's answer without its cookies, which would be the gateway's on this origin, and without its demands for a
- * stronger login, which are the gateway's to meet.
+ * What no upstream says on the gateway's origin: cookies and data of it, who may read its answers, where else it may be
+ * reached, how it is to be reached; and what tells of the machines behind it.
  */
+const withheld =
+  /^(set-cookie2?|access-control-.*|clear-site-data|service-worker-allowed|strict-transport-security|public-key-pins(-.*)?|alt-svc|alternates|refresh|server|x-powered-by|x-aspnet(mvc)?-version|x-generator|via|nel|report-to|reporting-endpoints)$/
+
+/** The headers of an upstream's answer that go to the browser. */
 export function responseHeaders(headers: IncomingHttpHeaders): IncomingHttpHeaders {
-  const { 'set-cookie': _dropped, 'www-authenticate': challenge, ...kept } = headers
-  const challenges = challenge === undefined ? [] : withoutDemands(challenge)
-  return challenges.length === 0 ? kept : { ...kept, 'www-authenticate': challenges as unknown as string }
+  const nominated = nominatedBy(headers)
+  const kept: IncomingHttpHeaders = {}
+  for (const name in headers) {
+    if (!hopByHop.has(name) && !withheld.test(name) && !nominated?.has(name)) kept[name] = headers[name]
+  }
+  const { 'www-authenticate': challenge, ...rest } = kept
+  if (challenge === undefined) return kept
+  const challenges = harmlessChallenges(challenge)
+  return challenges.length === 0 ? rest : { ...rest, 'www-authenticate': challenges as unknown as string }
 }

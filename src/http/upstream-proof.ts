@@ -3,13 +3,14 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Clock } from '../core/clock.ts'
 import { challengesForNonce, type DpopKey, dpopNonceOf, dpopProof } from '../core/dpop.ts'
 import { GatewayError } from '../core/errors.ts'
+import type { Answer } from './answers.ts'
 import { isRepeatable, setAside } from './repeatable.ts'
 
 /** How the proxy sends a request on; the members that a proof has a part in. */
 export interface SendOptions {
-  rewriteRequestHeaders?: unknown
-  rewriteHeaders?: unknown
-  onResponse?: unknown
+  rewriteRequestHeaders(request: FastifyRequest, headers: IncomingHttpHeaders): IncomingHttpHeaders
+  rewriteHeaders(headers: IncomingHttpHeaders, request: FastifyRequest): IncomingHttpHeaders
+  onResponse(request: FastifyRequest, reply: FastifyReply, answer: Answer): unknown
 }
 
 /** A request of a session whose tokens are bound to a key. */
@@ -20,16 +21,6 @@ export interface BoundRequest {
   /** The token at the moment of sending: a refused one may be replaced in between. */
   accessToken: () => string
 }
-
-interface Answer {
-  statusCode: number
-  headers: IncomingHttpHeaders
-  stream: { resume(): unknown }
-}
-
-type Rewrite = (from: unknown, headers: IncomingHttpHeaders) => IncomingHttpHeaders
-type RewriteAnswer = (headers: IncomingHttpHeaders, request: unknown) => IncomingHttpHeaders
-type Receive = (request: FastifyRequest, reply: FastifyReply, answer: Answer) => unknown
 
 /** Sends bound tokens to one upstream (RFC 9449 §7). */
 export interface UpstreamProofs {
@@ -46,31 +37,28 @@ export function createUpstreamProofs({ origin, clock }: { origin: string; clock:
 
   return {
     bind(options, { key, destination, accessToken }) {
-      const rewriteRequest = options.rewriteRequestHeaders as Rewrite
-      const rewriteAnswer = options.rewriteHeaders as RewriteAnswer
-      const receive = options.onResponse as Receive
       let repeated = false
 
-      const bound = {
+      const bound: SendOptions = {
         ...options,
 
-        rewriteRequestHeaders(request: FastifyRequest, headers: IncomingHttpHeaders) {
+        rewriteRequestHeaders(request, headers) {
           const token = accessToken()
           const url = new URL(origin + destination)
           const about = { method: request.method, url, accessToken: token, nonce, now: clock.now() }
-          const own = rewriteRequest(request, headers)
+          const own = options.rewriteRequestHeaders(request, headers)
           return { ...own, authorization: `DPoP ${token}`, dpop: dpopProof(key, about) }
         },
 
-        rewriteHeaders(headers: IncomingHttpHeaders, request: unknown) {
-          const { 'dpop-nonce': given, ...kept } = rewriteAnswer(headers, request)
+        rewriteHeaders(headers, request) {
+          const { 'dpop-nonce': given, ...kept } = options.rewriteHeaders(headers, request)
           nonce = dpopNonceOf(given) ?? nonce
           return kept
         },
 
-        onResponse(request: FastifyRequest, reply: FastifyReply, answer: Answer) {
+        onResponse(request, reply, answer) {
           if (answer.statusCode !== 401 || !challengesForNonce(answer.headers['www-authenticate']))
-            return receive(request, reply, answer)
+            return options.onResponse(request, reply, answer)
           setAside(reply, answer)
           const given = dpopNonceOf(answer.headers['dpop-nonce']) !== undefined
           // To a script a 401 would mean that a login helps.

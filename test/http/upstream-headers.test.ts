@@ -1,10 +1,12 @@
 import { test } from 'tap'
-import { requestHeaders, responseHeaders } from '../../src/http/upstream-headers.ts'
+import { createRequestHeaders, responseHeaders } from '../../src/http/upstream-headers.ts'
 
+const requestHeaders = createRequestHeaders(['x-staff-id'])
 const forwarded = {
-  accessToken: 'token',
-  clientAddress: '192.0.2.7',
+  authorization: 'Bearer token',
+  addresses: ['192.0.2.7', '10.0.0.1'],
   publicOrigin: new URL('https://app.example:8443'),
+  claims: {},
 }
 
 test('an upstream learns the token, and from the gateway alone who asked and how', async t => {
@@ -12,7 +14,7 @@ test('an upstream learns the token, and from the gateway alone who asked and how
     accept: '*/*',
     'content-type': 'a/b',
     authorization: 'Bearer token',
-    'x-forwarded-for': '192.0.2.7',
+    'x-forwarded-for': '192.0.2.7, 10.0.0.1',
     'x-forwarded-host': 'app.example:8443',
     'x-forwarded-proto': 'https',
   })
@@ -30,7 +32,7 @@ test('no header that claims an identity, an address or another request gets thro
     'x-remote-user remote-user x-auth-user x-auth-request-email x-authenticated-user x-authenticated-userid',
     'x-consumer-id x-credential-identifier x-ms-client-principal x-ms-client-principal-id x-amzn-oidc-data',
     'x-amzn-oidc-identity x-goog-authenticated-user-email x-goog-iap-jwt-assertion x-jwt-payload x-envoy-original-path',
-    'x-http-method-override x-method-override x-http-method x-csrf x-activity',
+    'x-http-method-override x-method-override x-http-method x-csrf x-activity expect http2-settings x-staff-id',
   ]
     .join(' ')
     .split(' ')
@@ -48,12 +50,57 @@ test('what an application sends for itself gets through', async t => {
   for (const name of names.split(' ')) t.equal(requestHeaders({ [name]: 'kept' }, forwarded)[name], 'kept', name)
 })
 
-test('headers of one connection stay on it', async t => {
+test('headers of one connection stay on it, in both directions', async t => {
   const clean = requestHeaders({}, forwarded)
-  for (const name of ['connection', 'keep-alive', 'proxy-connection', 'te', 'trailer', 'transfer-encoding', 'upgrade'])
+  const nominated = { connection: 'close, X-Hop,host,  authorization', 'x-hop': '1' }
+  for (const name of [
+    'connection',
+    'keep-alive',
+    'proxy-connection',
+    'te',
+    'trailer',
+    'transfer-encoding',
+    'upgrade',
+  ]) {
     t.same(requestHeaders({ [name]: 'x' }, forwarded), clean, name)
+    t.same(responseHeaders({ [name]: 'x' }), {}, name)
+  }
+  t.same(requestHeaders({ ...nominated, host: 'api' }, forwarded), { ...clean, host: 'api' })
+  t.same(responseHeaders({ ...nominated, etag: '1' }), { etag: '1' })
 })
 
-test('an upstream sets no cookie on the origin of the gateway', async t => {
-  t.same(responseHeaders({ 'set-cookie': ['__Host-coatcheck=evil'], etag: '"1"' }), { etag: '"1"' })
+test('what the gateway says of the user is said by nobody else', async t => {
+  const told = { ...forwarded, claims: { 'x-staff-id': '7' } }
+  for (const spelling of ['x-staff-id', 'x_staff_id', 'x-staff_id'])
+    t.same(requestHeaders({ [spelling]: 'admin' }, told), { ...requestHeaders({}, forwarded), 'x-staff-id': '7' })
+  t.equal(requestHeaders({}, { ...forwarded, authorization: undefined }).authorization, undefined)
+})
+
+// The answer of an API is an answer of the gateway's origin: what it says of that holds for the whole application.
+test('an upstream says nothing on behalf of the origin, nor of the machines behind it', async t => {
+  const withheld =
+    'set-cookie access-control-allow-origin access-control-allow-credentials access-control-expose-headers ' +
+    'clear-site-data service-worker-allowed strict-transport-security alt-svc refresh server x-powered-by ' +
+    'x-aspnet-version via nel report-to'
+  for (const name of withheld.split(' ')) t.same(responseHeaders({ [name]: 'x', etag: '"1"' }), { etag: '"1"' }, name)
+  const passed = 'etag content-type content-encoding vary last-modified accept-ranges content-disposition x-total link'
+  for (const name of passed.split(' ')) t.same(responseHeaders({ [name]: 'x' }), { [name]: 'x' }, name)
+})
+
+// A browser that is asked for a password shows its own dialogue, on the gateway's origin, and sends it there.
+test('of the schemes that an upstream asks for, only those of tokens are told', async t => {
+  const challenge = (value: string | string[]) => responseHeaders({ 'www-authenticate': value as string })
+  for (const kept of ['Bearer', 'bearer realm="x", error="invalid_token"', 'DPoP algs="ES256"'])
+    t.same(challenge(kept), { 'www-authenticate': [kept] })
+  for (const dropped of [
+    'Basic realm="x"',
+    'Negotiate',
+    'NTLM',
+    'Digest nonce="1"',
+    'Bearer realm="x", Basic realm="y"',
+    'Bearer error="insufficient_user_authentication", acr_values="mfa"',
+    'Bearer realm="',
+  ])
+    t.same(challenge(dropped), {}, dropped)
+  t.same(challenge(['Basic realm="x"', 'Bearer']), { 'www-authenticate': ['Bearer'] })
 })

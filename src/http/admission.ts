@@ -1,0 +1,87 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { StoredSession } from '../core/session.ts'
+import type { AccessTokens, TokenAudience } from '../flows/access-token.ts'
+import type { StepUps } from '../flows/step-up.ts'
+import type { Guard } from './guard.ts'
+
+/** Who may use an upstream, and how. */
+export interface Policy {
+  audience: TokenAudience
+  /** `required`: only with a session; `optional`: without one as well, then without a token; `none`: never with a token. */
+  auth: 'required' | 'optional' | 'none'
+  csrf: 'header' | 'fetch-metadata' | 'none'
+  /** Whether requests count as user activity, unless they say otherwise of themselves. */
+  activity: 'active' | 'passive'
+}
+
+/** Where a request's admission rides; the symbol keeps the token from any other hook. */
+const admitted = Symbol('admitted')
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    [admitted]: Admission | null
+  }
+}
+
+/** What a request to an upstream is let through with. */
+export interface Admission {
+  /** Null for a request without a session, or where none is looked for. */
+  stored: StoredSession | null
+  /** Null exactly when `stored` is. */
+  accessToken: string | null
+}
+
+/**
+ * Lets a request through to an upstream, for whoever carries it there.
+ *
+ * @throws {CsrfRefused} @throws {NotAuthenticated} @throws {StepUpRequired} @throws {TokenRefused}
+ * @throws {ProviderUnavailable} @throws {StoreUnavailable} neither of which is ever taken for the lack of a session
+ */
+export type Admit = (request: FastifyRequest, policy: Policy, kind: 'request' | 'websocket') => Promise<Admission>
+
+/** What admission needs. */
+export interface AdmissionDeps {
+  check: (guard: Guard, request: FastifyRequest) => Promise<void>
+  accessTokens: Pick<AccessTokens, 'get'>
+  stepUps: Pick<StepUps, 'offering'>
+}
+
+export function createAdmission({ check, accessTokens, stepUps }: AdmissionDeps): Admit {
+  return async (request, policy, kind) => {
+    await check(guardOf(policy, kind), request)
+    const stored = request.found?.state === 'live' ? request.found.stored : null
+    if (stored === null) return { stored, accessToken: null }
+    const accessToken = await stepUps.offering(stored.session, accessTokens.get(stored, policy.audience))
+    return { stored, accessToken }
+  }
+}
+
+/**
+ * A page of another site can open a websocket with the user's cookie, and no header of its own will stop it: only its
+ * `Origin` tells, with or without a session. What goes over one does not say whether anybody is there.
+ */
+function guardOf({ auth, csrf, activity, audience }: Policy, kind: 'request' | 'websocket'): Guard {
+  const websocket = kind === 'websocket'
+  return {
+    csrf: websocket ? 'websocket' : auth === 'none' ? 'none' : csrf,
+    session: auth,
+    slides: !websocket && activity === 'active',
+    slot: audience.slot,
+  }
+}
+
+const nobody: Admission = { stored: null, accessToken: null }
+
+/** What a request was let through with. */
+export function admissionOf(request: FastifyRequest): Admission {
+  return request[admitted] ?? nobody
+}
+
+export function setAdmission(request: FastifyRequest, admission: Admission): void {
+  request[admitted] = admission
+}
+
+/** Makes room on requests for their admission. */
+export function decorateAdmission(app: FastifyInstance): void {
+  app.decorateRequest(admitted, null)
+}

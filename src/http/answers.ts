@@ -1,0 +1,119 @@
+import type { IncomingHttpHeaders } from 'node:http'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { challengeOf, type Demand } from '../core/challenge.ts'
+import { GatewayError } from '../core/errors.ts'
+import type { StoredSession } from '../core/session.ts'
+import type { AccessTokens } from '../flows/access-token.ts'
+import type { StepUps } from '../flows/step-up.ts'
+import { type Admission, admissionOf, type Policy, setAdmission } from './admission.ts'
+import { type RedirectRules, redirectFor } from './redirects.ts'
+import { isRepeatable, setAside } from './repeatable.ts'
+import type { SessionWatch } from './session-watch.ts'
+import { passTrailers } from './trailers.ts'
+import { isEventStream, type UpstreamBody } from './upstream-client.ts'
+
+/** Sends a request to its upstream another time; null once that has been done. */
+export const again = Symbol('again')
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    [again]: (() => FastifyReply) | null
+  }
+}
+
+/** An answer of an upstream, its body not yet read. */
+export interface Answer {
+  statusCode: number
+  headers: IncomingHttpHeaders
+  stream: UpstreamBody
+}
+
+/** What becomes of the answers of an upstream. */
+export interface AnswersDeps {
+  audience: Policy['audience']
+  accessTokens: Pick<AccessTokens, 'replace'>
+  stepUps: Pick<StepUps, 'demandIn' | 'refreshFor' | 'offering' | 'answer'>
+  sessionWatch: SessionWatch
+  redirects: RedirectRules
+  /** What the upstream was asked for: path and query there. */
+  targetOf: (request: FastifyRequest) => string
+}
+
+/** Receives the answers of one upstream, their headers already on the reply, and passes them on or acts on them. */
+export function createAnswers(deps: AnswersDeps) {
+  const { audience, accessTokens, stepUps, sessionWatch } = deps
+
+  /** A token that meets what the upstream demands: once for a request, and only if it takes no login. */
+  const satisfied = async (request: FastifyRequest, stored: StoredSession, demand: Demand) => {
+    const once = request[again] !== null
+    const work = () => stepUps.offering(stored.session, stepUps.refreshFor(stored, audience, demand))
+    const another = once ? await work() : null
+    if (another === null) throw await stepUps.answer(stored.session, challengeOf(audience, demand))
+    return another
+  }
+
+  /** Another token for a request that the upstream has refused, or null. */
+  const anotherToken = async (request: FastifyRequest, answer: Answer) => {
+    const stored = withRefused(admissionOf(request))
+    if (answer.statusCode !== 401 || stored === null) return null
+    const demand = stepUps.demandIn(answer.headers['www-authenticate'])
+    if (demand !== null) return satisfied(request, stored, demand)
+    return isReplayable(request) ? accessTokens.replace(stored, audience) : null
+  }
+
+  /** An upstream may know before its time that a token is over: once, a safe request is sent again with another. */
+  const receive = async (request: FastifyRequest, reply: FastifyReply, answer: Answer) => {
+    const accessToken = await anotherToken(request, answer)
+    if (accessToken === null || !isReplayable(request)) return pass(request, reply, answer)
+    setAside(reply, answer)
+    setAdmission(request, { ...admissionOf(request), accessToken })
+    const resend = request[again]
+    request[again] = null
+    return resend?.()
+  }
+
+  const pass = (request: FastifyRequest, reply: FastifyReply, answer: Answer) => {
+    const { statusCode, headers, stream } = answer
+    for (const name of ['location', 'content-location'] as const) {
+      const address = headers[name]
+      if (address === undefined) continue
+      const told = redirectFor(address, deps.targetOf(request), deps.redirects)
+      if (told !== null) reply.header(name, told)
+      else if (name === 'location' && (statusCode === 201 || statusCode >= 300))
+        throw new GatewayError('bad_upstream', 'The API led to an address that this application does not lead to.', {
+          detail: 'an upstream redirects to an origin that is not its own, nor in its _REDIRECTS',
+        })
+      else reply.removeHeader(name)
+    }
+    const { stored } = admissionOf(request)
+    // Shared caches see no Authorization, by which they would know to keep this to themselves (RFC 9111 §3.5).
+    if (stored !== null && headers['cache-control'] === undefined) reply.header('cache-control', 'private, no-cache')
+    passTrailers(request, reply, answer)
+    if (stored !== null && isEventStream(headers)) {
+      const watched = sessionWatch.watch(stored.session.id, { ended: () => stream.destroy() })
+      stream.once('close', watched.stop)
+      // What happened since the session was read was told to nobody.
+      void watched.look()
+    }
+    return reply.send(stream)
+  }
+
+  return {
+    /** Never throws: a failure is the answer. */
+    receive: (request: FastifyRequest, reply: FastifyReply, answer: Answer) =>
+      receive(request, reply, answer).catch(error => {
+        setAside(reply, answer)
+        reply.send(error)
+      }),
+  }
+}
+
+function isReplayable(request: FastifyRequest): boolean {
+  return request[again] !== null && isRepeatable(request)
+}
+
+/** The session with the token that was sent: it may be a newer one than the session was read with. */
+function withRefused({ stored, accessToken }: Admission): StoredSession | null {
+  if (stored === null || accessToken === null) return null
+  return { ...stored, accessToken: { value: accessToken, expiresAt: 0, refreshAt: 0, scope: undefined } }
+}
