@@ -1,10 +1,10 @@
 import { isSecureAddress } from '../core/address.ts'
-import { isBelow } from '../core/return-url.ts'
-import type { Config, Fault } from './load.ts'
+import type { Config, Environment, Fault } from './load.ts'
 import { providerFaults } from './provider.ts'
+import { upstreamFaults } from './upstreams.ts'
 
 /** The rules between settings, each with a sentence for the operator. */
-export function crossFaults(config: Config): Fault[] {
+export function crossFaults(config: Config, environment: Environment): Fault[] {
   const faults: Fault[] = []
   const fault = (variable: string, problem: string, example?: string) =>
     faults.push(example === undefined ? { variable, problem } : { variable, problem, example })
@@ -19,29 +19,24 @@ export function crossFaults(config: Config): Fault[] {
 
   faults.push(...providerFaults(config))
 
-  const paths = new Map<string, string>()
-  for (const upstream of config.upstreams) {
-    const variable = `UPSTREAM_${upstream.name.toUpperCase()}_PATH`
-    const dpopVariable = `UPSTREAM_${upstream.name.toUpperCase()}_DPOP`
-    const twin = paths.get(upstream.path)
-    if (twin !== undefined) fault(variable, `is also the path of upstream ${twin}`)
-    paths.set(upstream.path, upstream.name)
-    if (isBelow(upstream.path, config.bffPath))
-      fault(variable, "lies under BFF_PATH, where the gateway's own endpoints are")
-    if (isBelow(config.bffPath, upstream.path))
-      fault(variable, "covers BFF_PATH, where the gateway's own endpoints are")
-    if (upstream.dpop && !config.oidcDpop)
-      fault(dpopVariable, 'is of no use without OIDC_DPOP=true: no token is bound to a key')
-    if (config.oidcDpop && !upstream.dpop)
-      fault(
-        dpopVariable,
-        'must be true with OIDC_DPOP: all tokens are bound to a key, and never go without its proof',
-        'true',
-      )
-    if (upstream.path === '/' && config.spaDir !== undefined) fault(variable, 'leaves no room for the SPA of SPA_DIR')
-  }
+  faults.push(...upstreamFaults(config))
 
-  if (config.production) faults.push(...productionFaults(config))
+  if (config.spaDir !== undefined && config.spaUrl !== undefined)
+    fault('SPA_URL', 'is given beside SPA_DIR: the SPA comes from one of them')
+  if (config.corsOrigins.includes(config.publicUrl))
+    fault('CORS_ORIGINS', 'must not contain PUBLIC_URL: it is the origin of the SPA anyway')
+  if (config.forwardAuthToken !== undefined && config.oidcDpop)
+    fault(
+      'FORWARD_AUTH_TOKEN',
+      'cannot go with OIDC_DPOP=true: a proof is for one request, which somebody else makes here',
+    )
+  if (config.forwardAuthToken !== undefined && config.forwardAuthToken === config.adminToken)
+    fault(
+      'FORWARD_AUTH_TOKEN',
+      'must not be the secret of ADMIN_TOKEN: a proxy that asks for users must not end sessions',
+    )
+
+  if (config.production) faults.push(...productionFaults(config, environment))
   return faults
 }
 
@@ -60,7 +55,7 @@ const gatewayParameters = [
   'dpop_jkt',
 ]
 
-function productionFaults(config: Config): Fault[] {
+function productionFaults(config: Config, environment: Environment): Fault[] {
   const rules: [boolean, Fault][] = [
     [
       config.redisUrl === undefined,
@@ -74,8 +69,20 @@ function productionFaults(config: Config): Fault[] {
       { variable: 'OIDC_DISCOVERY_URL', problem: 'must be https in production' },
     ],
     [
-      config.upstreams.length === 0 && config.spaDir === undefined,
-      { variable: 'UPSTREAM_<NAME>_PATH', problem: 'or SPA_DIR is required: there is nothing to serve' },
+      config.upstreams.length === 0 && config.spaDir === undefined && config.spaUrl === undefined,
+      { variable: 'UPSTREAM_<NAME>_PATH', problem: 'or SPA_DIR or SPA_URL is required: there is nothing to serve' },
+    ],
+    [
+      !config.corsOrigins.every(isSecureAddress),
+      { variable: 'CORS_ORIGINS', problem: 'must be https in production, each of them' },
+    ],
+    [
+      environment.NODE_TLS_REJECT_UNAUTHORIZED === '0',
+      {
+        variable: 'NODE_TLS_REJECT_UNAUTHORIZED',
+        problem:
+          'must not be 0 in production: anybody on the way could read tokens; NODE_EXTRA_CA_CERTS names an authority',
+      },
     ],
   ]
   return rules.filter(([broken]) => broken).map(([, fault]) => fault)

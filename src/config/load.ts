@@ -66,7 +66,7 @@ export function loadConfig(environment: Environment): Config {
   const config: Config = { ...values, upstreams, production: environment.NODE_ENV === 'production' }
   if (!faults.some(({ variable }) => clientAuthVariables.includes(variable))) faults.push(...clientAuthFaults(config))
   // A rule between settings can only be judged when each of them is sound.
-  if (faults.length === 0) faults.push(...crossFaults(config))
+  if (faults.length === 0) faults.push(...crossFaults(config, environment))
   if (faults.length > 0) throw new ConfigError(faults)
   return config
 }

@@ -35,7 +35,8 @@ export function providerFaults(config: Config): Fault[] {
     faults.push({ variable: 'OIDC_ALLOWED_TENANTS', problem: 'is for Entra ID, and OIDC_PROVIDER is another' })
   if (preset.oneResourcePerToken && resourcesOf(loginScope(config)).length > 1)
     faults.push({ variable: 'OIDC_SCOPE', problem: oneResource })
-  for (const { name, scope, resource } of config.upstreams) {
+  for (const { name, scope, resource, auth } of config.upstreams) {
+    if (auth === 'none') continue
     const variable = `UPSTREAM_${name.toUpperCase()}_`
     if (resource !== undefined && preset.resourceParameter === null)
       faults.push({

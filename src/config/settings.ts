@@ -345,6 +345,18 @@ export const upstreamSettings = {
     example: 'fetch-metadata',
     default: 'header',
   }),
+  REQUIRE: setting({
+    type: type.claimRules,
+    doc: 'claims that a session must have, else 403: `;` is and, `,` is or, dots go into objects, double quotes hold what contains these',
+    example: 'roles=admin,editor; acr=urn:mfa; realm_access.roles=ops',
+    default: '',
+  }),
+  CLAIMS_HEADERS: setting({
+    type: type.claimHeaders,
+    doc: 'claims that the upstream is told in headers; those that a browser sends under these names never arrive',
+    example: 'X-User=sub, X-Roles=realm_access.roles',
+    default: '',
+  }),
   DPOP: setting({
     type: type.flag,
     doc: 'the upstream takes bound tokens, with a proof for each request (RFC 9449); with `OIDC_DPOP=true`',

@@ -2,6 +2,7 @@ import { readFileSync, statSync } from 'node:fs'
 import { isIP } from 'node:net'
 import { z } from 'zod'
 import { isGuid } from '../core/authority.ts'
+import { parseClaimHeaders, parseClaimRules } from '../core/claim-rules.ts'
 import type { SecretSource } from '../core/client-authentication.ts'
 
 /** A type of setting: text from the environment in, a value or a sentence that says what is wrong out. */
@@ -92,11 +93,11 @@ export const parameters = settingType(value => {
   return pairs
 })
 
-/** A path such as `/bff`: one leading slash, plain characters, no trailing slash, no dot segments. */
+/** A path such as `/bff`: one leading slash, plain characters, no trailing slash, no segment that ends in a dot. */
 export const path = settingType(value => {
   if (value === '/') return value
   const segments = value.split('/').slice(1)
-  const plain = segments.length > 0 && segments.every(part => /^[\w.~-]+$/.test(part) && part !== '.' && part !== '..')
+  const plain = segments.length > 0 && segments.every(part => /^[\w.~-]*[\w~-]$/.test(part))
   if (!value.startsWith('/') || !plain) return wrong('must be a path such as /bff: plain segments, no trailing slash')
   return value
 })
@@ -149,6 +150,18 @@ export const size = settingType(value => {
 export const headerValue = settingType(value =>
   /^[\x20-\x7e]+$/.test(value) ? value : wrong('must be one line of printable ASCII'),
 )
+
+/** What the claims of a session must be. */
+export const claimRules = settingType(value => {
+  const rules = parseClaimRules(value)
+  return typeof rules === 'string' ? wrong(rules) : rules
+})
+
+/** The headers in which an upstream is told of claims. */
+export const claimHeaders = settingType(value => {
+  const headers = parseClaimHeaders(value)
+  return typeof headers === 'string' ? wrong(headers) : headers
+})
 
 /** The URL of an upstream; its path takes the place of the upstream's prefix. */
 export const upstreamUrl = settingType(value => {

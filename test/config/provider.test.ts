@@ -50,6 +50,9 @@ test('at Entra ID no API is given a token for Graph by mistake', async t => {
     'https://graph.microsoft.com/User.Read',
   ]
   for (const scope of good) t.same(faultsOf({ ...entra, ...upstream('A', scope) }), [], scope)
+  t.same(faultsOf({ ...entra, ...upstream('A'), UPSTREAM_A_AUTH: 'none' }), [], 'one without a token needs no scope')
+  const optional = { ...entra, ...upstream('A'), UPSTREAM_A_AUTH: 'optional' }
+  t.match(faultsOf(optional), [{ variable: 'UPSTREAM_A_SCOPE' }])
 })
 
 test('what Entra ID would refuse at the login is told at the start', async t => {
