@@ -4,6 +4,7 @@ import type { Config } from './config/load.ts'
 import { type Clock, systemClock } from './core/clock.ts'
 import type { Audit } from './core/events.ts'
 import { createAdmission } from './http/admission.ts'
+import { createTrusts, registerClientAddress } from './http/client-address.ts'
 import { createCookies } from './http/cookies.ts'
 import { createCsrf } from './http/csrf.ts'
 import { createEventStreams } from './http/event-streams.ts'
@@ -123,7 +124,9 @@ export async function buildApp(options: AppOptions): Promise<App> {
   ]
 
   await publicServer.register(cookie, { hook: false })
-  registerTargetChecks(publicServer, { publicOrigin })
+  const trusts = createTrusts(config.trustedProxies)
+  registerClientAddress(publicServer, { trusts, log })
+  registerTargetChecks(publicServer, { publicOrigin, trusts })
   registerProblems(publicServer, {
     loginUrl,
     opensPage: request => config.spaDir !== undefined && opensPage(request, scriptPaths),
@@ -209,7 +212,8 @@ function createServers({ config, logStream }: AppOptions): [FastifyInstance, Fas
       clientErrorHandler: answerParserError,
       frameworkErrors: answerFrameworkError,
       requestTimeout: 120_000,
-      http: { headersTimeout: 20_000 },
+      // The target checks refuse it themselves, with an answer like any other.
+      http: { headersTimeout: 20_000, requireHostHeader: false },
     })
   return [create(config.accessLog), create(false)]
 }

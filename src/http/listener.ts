@@ -1,21 +1,78 @@
+import type { IncomingMessage } from 'node:http'
+import { isIPv4, isIPv6 } from 'node:net'
 import type { FastifyInstance } from 'fastify'
-import { BadRequest } from '../core/errors.ts'
+import { BadRequest, GatewayError } from '../core/errors.ts'
+import { peerAddress, type Trusts } from './client-address.ts'
+
+/** What a request is held against before any route is asked. */
+export interface TargetChecks {
+  publicOrigin: URL
+  trusts: Trusts
+}
+
+const methods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']
 
 /**
- * Refuses what no route should ever see: a target that is not a path (`GET http://evil.test/`, `//evil.test`), in which a
- * host could hide, and a request that a TLS terminator in front of an https origin says it took over plain http. That
- * header only ever serves to refuse, so it need not be trusted.
+ * Refuses what no route should ever see: a target that is not a path (`GET http://evil.test/`, `//evil.test`, `*`), in
+ * which a host could hide; a method that nothing here has, such as TRACE, which repeats cookies; another host than the
+ * application's (RFC 9110 §7.4); and a request that a TLS terminator in front of an https origin says it took over plain
+ * http. That last header only ever serves to refuse, so it need not be trusted.
  */
-export function registerTargetChecks(app: FastifyInstance, options: { publicOrigin: URL }): void {
-  const https = options.publicOrigin.protocol === 'https:'
-  app.addHook('onRequest', async request => {
+export function registerTargetChecks(app: FastifyInstance, { publicOrigin, trusts }: TargetChecks): void {
+  const https = publicOrigin.protocol === 'https:'
+  app.addHook('onRequest', async (request, reply) => {
     const target = request.raw.url ?? ''
     if (!target.startsWith('/') || target.startsWith('//') || target.includes('\\'))
       throw new BadRequest('The request target must be a path.')
+    if (!methods.includes(request.method)) {
+      reply.header('allow', methods.join(', '))
+      throw new GatewayError('method_not_allowed', 'The method is not allowed here.')
+    }
+    const forwardedHost = request.headers['x-forwarded-host']
+    const believed = forwardedHost !== undefined && trusts(peerAddress(request)) ? String(forwardedHost) : undefined
+    const fault = hostFault(request.raw, believed, publicOrigin.hostname)
+    if (fault !== null) throw new BadRequest(fault)
     const scheme = String(request.headers['x-forwarded-proto'] ?? '')
       .split(',')[0]
       ?.trim()
       .toLowerCase()
     if (https && scheme === 'http') throw new BadRequest('This application is only served over https.')
   })
+}
+
+/** What is wrong with the host that a request is for, or null. Proxies one after the other may each have named it. */
+function hostFault(request: IncomingMessage, forwarded: string | undefined, ours: string): string | null {
+  const { host } = request.headers
+  // Only HTTP/1.1 asks for it (RFC 9112 §3.2).
+  if (host === undefined) return request.httpVersion === '1.0' ? null : 'The Host header is missing.'
+  if (countOf(request.rawHeaders, 'host') > 1) return 'The Host header must be sent once.'
+  const sent = forwarded === undefined ? [host] : forwarded.split(',').map(part => part.trim())
+  const names = sent.map(hostname)
+  if (hostname(host) === null || names.includes(null)) return 'The host must be a name or an address, and maybe a port.'
+  if (names.every(name => name === ours || staysHere(name ?? ''))) return null
+  return 'This host is not served here: a proxy in front must pass on the Host that the browser sent.'
+}
+
+function countOf(rawHeaders: readonly string[], wanted: string): number {
+  let count = 0
+  for (let index = 0; index < rawHeaders.length; index += 2) {
+    const name = rawHeaders[index] ?? ''
+    if (name.length === wanted.length && name.toLowerCase() === wanted) count += 1
+  }
+  return count
+}
+
+/** The name in `host[:port]`, in lower case, or null when it is something else. */
+function hostname(host: string): string | null {
+  const [, name = '', address = ''] = /^(?:([\w.-]{1,253})|\[([\da-f:.]{2,45})\])(?::\d{1,5})?$/i.exec(host) ?? []
+  if (name !== '') return name.toLowerCase()
+  return isIPv6(address) ? `[${address.toLowerCase()}]` : null
+}
+
+/**
+ * Names that no other site can have: an address, as probes and port forwards use it, and this machine's own. Nothing is
+ * ever made of a Host, so that letting them through gives nothing away.
+ */
+function staysHere(name: string): boolean {
+  return name.startsWith('[') || isIPv4(name) || name === 'localhost' || name.endsWith('.localhost')
 }

@@ -32,10 +32,11 @@ export function loggerOptions(level: string, stream?: LogStream): LoggerOptions 
     formatters: { level: label => ({ level: label }) },
     serializers: {
       err: describe,
-      req: (request: FastifyRequest) => ({
+      req: (request: Partial<FastifyRequest>) => ({
         method: request.method,
         path: request.url?.split('?', 1)[0],
-        address: request.ip,
+        // What the router refuses is logged before anybody is asked who sent it.
+        address: request.client?.address ?? request.raw?.socket?.remoteAddress,
       }),
       res: (reply: FastifyReply) => ({ status: reply.statusCode }),
     } as never,

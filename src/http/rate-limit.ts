@@ -1,5 +1,6 @@
 import { RateLimiterMemory, RateLimiterRes } from 'rate-limiter-flexible'
 import { TooManyRequests } from '../core/errors.ts'
+import { rateKeyOf } from './client-address.ts'
 
 /** Counts what a client does, in this process alone. */
 export interface RateLimit {
@@ -13,7 +14,7 @@ export function createRateLimit({ points, seconds }: { points: number; seconds: 
   return {
     async use(address) {
       try {
-        await counts.consume(address)
+        await counts.consume(rateKeyOf(address))
       } catch (spent) {
         if (spent instanceof RateLimiterRes) throw new TooManyRequests(Math.ceil(spent.msBeforeNext / 1000))
         throw spent

@@ -79,7 +79,7 @@ export function createLoginRoutes(deps: LoginRouteDeps) {
         requireSingle(query)
         if (binding === null)
           throw new LoginRejected('stale', { detail: 'the state and the binding cookie do not belong together' })
-        const client = { userAgent: userAgentOf(request), address: request.ip }
+        const client = { userAgent: userAgentOf(request), address: request.client.address }
         const finished = await login.finish({ query, state, binding, client })
         cookies.clearBinding(reply, state)
         if (finished.outcome === 'opened') cookies.setSession(reply, finished.cookie)

@@ -27,7 +27,7 @@ export function createProviderLogoutRoutes({ providerLogout, limits, providerOri
         await providerLogout.byToken(token)
       } catch (error) {
         // A good token is never turned away, whatever else came from its address: that may be a proxy's.
-        if (error instanceof LogoutTokenRefused) await limits.tokens.use(request.ip)
+        if (error instanceof LogoutTokenRefused) await limits.tokens.use(request.client.address)
         throw error
       }
       return reply.code(200).send()
@@ -39,7 +39,7 @@ export function createProviderLogoutRoutes({ providerLogout, limits, providerOri
      */
     async frontchannel(request: FastifyRequest, reply: FastifyReply) {
       // Whether anything ended is nobody's business, so that each counts.
-      await limits.browsers.use(request.ip)
+      await limits.browsers.use(request.client.address)
       const query = queryOf(request)
       const sid = onlyValue(query, 'sid')
       const iss = query.has('iss') ? onlyValue(query, 'iss') : undefined
