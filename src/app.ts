@@ -6,12 +6,14 @@ import type { Audit } from './core/events.ts'
 import { createAdmission } from './http/admission.ts'
 import { createTrusts, registerClientAddress } from './http/client-address.ts'
 import { createCookies } from './http/cookies.ts'
+import { type Cors, createCors, registerCors } from './http/cors.ts'
 import { createCsrf } from './http/csrf.ts'
+import { createEarlyAnswers } from './http/early-answers.ts'
 import { createEventStreams } from './http/event-streams.ts'
 import { createGuard, type GuardedRoute, registerGuarded } from './http/guard.ts'
 import { registerTargetChecks } from './http/listener.ts'
 import { type LogStream, loggerOptions } from './http/logging.ts'
-import { answerFrameworkError, answerParserError, ownHeaders, registerProblems } from './http/problem.ts'
+import { ownHeadersFor, registerProblems } from './http/problem.ts'
 import { registerProxy, type UpstreamRoute } from './http/proxy.ts'
 import { createRateLimit } from './http/rate-limit.ts'
 import { registerAdmin } from './http/routes/admin.ts'
@@ -54,11 +56,15 @@ export interface App {
 export async function buildApp(options: AppOptions): Promise<App> {
   const { config, clock = systemClock } = options
   const publicOrigin = new URL(config.publicUrl)
+  const corsOrigins = config.corsOrigins.filter(origin => origin !== config.publicUrl)
+  const cors = createCors({ origins: corsOrigins })
+  /** How scripts are told of a path: in full, where they may be of another origin. */
+  const addressOf = (path: string) => (corsOrigins.length > 0 ? config.publicUrl + path : path)
   const endpoint = (name: string) => `${config.bffPath}/${name}`
   // What lies below these answers scripts; everything else is the SPA's.
   const scriptPaths = [config.bffPath, ...config.upstreams.map(upstream => upstream.path)]
 
-  const [publicServer, internalServer] = createServers(options)
+  const [publicServer, internalServer] = createServers(options, { cors, publicOrigin })
   const { log } = publicServer
   const audit: Audit = event => log.info(event, 'audit')
   // A manual clock also tells how long ago things were; the machine's may jump, so that is asked of another.
@@ -74,7 +80,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
     crossSitePost: formPost,
   })
   const guardDeps = {
-    csrf: createCsrf({ origin: config.publicUrl }),
+    csrf: createCsrf({ origin: config.publicUrl, corsOrigins }),
     readSession: createReadSession({ cookies, use: sessionUse.use }),
     audit,
   }
@@ -87,17 +93,19 @@ export async function buildApp(options: AppOptions): Promise<App> {
     postLogoutPath: config.postLogoutPath,
     logoutUrl,
     continueUrl: endpoint('logout/continue'),
+    addressOf,
   })
   const providerLogoutRoutes = createProviderLogoutRoutes({
     providerLogout: parts.providerLogout,
     limits: { tokens: createRateLimit(config.rateLimitInvalid), browsers: createRateLimit(config.rateLimitInvalid) },
     providerOrigin: new URL(config.oidcIssuer).origin,
   })
-  const user = createUserRoute({ logoutUrl: session => `${logoutUrl}?token=${session.logoutToken}` })
+  const user = createUserRoute({ logoutUrl: session => addressOf(`${logoutUrl}?token=${session.logoutToken}`) })
   const sessionsRoutes = createSessionsRoutes({ sessions })
   const sessionWatch = createSessionWatch({ look: id => sessionUse.use(id, { active: false }) })
   store.onSessionEvent(sessionWatch.dispatch)
-  const streams = createEventStreams({ sessionWatch, warningMs: warningMs(parts.lifetimes), headers: ownHeaders })
+  const headers = publicServer.ownHeaders
+  const streams = createEventStreams({ sessionWatch, warningMs: warningMs(parts.lifetimes), headers })
   const webSockets = createWebSockets({ sessionWatch })
 
   // biome-ignore format: a row of the table below
@@ -118,7 +126,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
     { method: 'GET',    path: endpoint('sessions'),         csrf: 'header',         session: 'required', slides: false,          forPeople: false, handler: sessionsRoutes.list },
     { method: 'DELETE', path: endpoint('sessions'),         csrf: 'header',         session: 'required', slides: true,           forPeople: false, handler: sessionsRoutes.endOthers },
     { method: 'DELETE', path: endpoint('sessions/:id'),     csrf: 'header',         session: 'required', slides: true,           forPeople: false, handler: sessionsRoutes.endOne },
-    { method: 'GET',    path: endpoint('events'),           csrf: 'fetch-metadata', session: 'required', slides: false,          forPeople: false, handler: createEventsRoute({ streams }) },
+    { method: 'GET',    path: endpoint('events'),           csrf: 'fetch-metadata', session: 'required', slides: false,          forPeople: false, handler: createEventsRoute({ streams, cors }) },
     { method: 'POST',   path: endpoint('backchannel'),      csrf: 'none',           session: 'none',     slides: false,          forPeople: false, handler: providerLogoutRoutes.backchannel, body: 'form' },
     { method: 'GET',    path: endpoint('frontchannel'),     csrf: 'none',           session: 'none',     slides: false,          forPeople: true,  handler: providerLogoutRoutes.frontchannel },
   ]
@@ -127,8 +135,9 @@ export async function buildApp(options: AppOptions): Promise<App> {
   const trusts = createTrusts(config.trustedProxies)
   registerClientAddress(publicServer, { trusts, log })
   registerTargetChecks(publicServer, { publicOrigin, trusts })
+  registerCors(publicServer, { cors, publicOrigin: config.publicUrl, audit })
   registerProblems(publicServer, {
-    loginUrl,
+    loginUrl: addressOf(loginUrl),
     opensPage: request => config.spaDir !== undefined && opensPage(request, scriptPaths),
   })
   registerGuarded(publicServer, config.bffPath, table, guardDeps)
@@ -136,7 +145,6 @@ export async function buildApp(options: AppOptions): Promise<App> {
   const upstreams = upstreamsOf(config)
   const admit = createAdmission({ check: createGuard(guardDeps), accessTokens, stepUps })
   const origins = config.corsOrigins
-  registerUpgrades(publicServer)
   registerProxy(publicServer, upstreams, {
     admit,
     accessTokens,
@@ -204,16 +212,34 @@ function upstreamsOf({ upstreams, spaUrl, spaCsp }: Config): UpstreamRoute[] {
 }
 
 /** The public listener and the internal one, with the same limits and the same log. */
-function createServers({ config, logStream }: AppOptions): [FastifyInstance, FastifyInstance] {
-  const create = (logsEveryRequest: boolean): FastifyInstance =>
-    fastify({
+function createServers(
+  { config, logStream }: AppOptions,
+  { cors, publicOrigin }: { cors: Cors; publicOrigin: URL },
+): [FastifyInstance, FastifyInstance] {
+  const create = (options: {
+    logsEveryRequest: boolean
+    cors: Cors
+    origin?: URL
+    upgrades?: true
+  }): FastifyInstance => {
+    const ownHeaders = ownHeadersFor(options.origin)
+    const early = createEarlyAnswers({ ownHeaders, cors: options.cors })
+    const server = fastify({
       logger: loggerOptions(config.logLevel, logStream),
-      logController: new LogController({ disableRequestLogging: !logsEveryRequest }),
-      clientErrorHandler: answerParserError,
-      frameworkErrors: answerFrameworkError,
+      logController: new LogController({ disableRequestLogging: !options.logsEveryRequest }),
+      clientErrorHandler: early.ofParser,
+      frameworkErrors: early.ofFramework,
       requestTimeout: 120_000,
-      // The target checks refuse it themselves, with an answer like any other.
+      // The target checks refuse a missing Host themselves, with an answer like any other.
       http: { headersTimeout: 20_000, requireHostHeader: false },
     })
-  return [create(config.accessLog), create(false)]
+    server.decorate('ownHeaders', ownHeaders)
+    early.watch(server)
+    if (options.upgrades) registerUpgrades(server, { refuse: socket => early.ofParser(new Error('a body'), socket) })
+    return server
+  }
+  return [
+    create({ logsEveryRequest: config.accessLog, cors, origin: publicOrigin, upgrades: true }),
+    create({ logsEveryRequest: false, cors: createCors({ origins: [] }) }),
+  ]
 }

@@ -93,7 +93,10 @@ export function createParts(options: PartsOptions) {
   const { refreshTokens, dispatch } = createRefreshing({ store, renew, clock, elapsed })
   const accessTokens = createAccessTokens({ refreshTokens, clock, elapsed })
   const stepUps = createStepUps({ store, accessTokens, challengeStyle: preset.challenge, audit })
-  const returnUrlRules = { origin: config.publicUrl, excludedPaths: options.scriptPaths }
+  const { publicUrl: origin, corsOrigins } = config
+  // What is the application's own origin answers scripts below some paths, however it is written.
+  const others = corsOrigins.filter(other => other !== origin)
+  const returnUrlRules = { origin, corsOrigins: others, excludedPaths: options.scriptPaths }
   const login = createLoginFlow({
     store,
     provider,

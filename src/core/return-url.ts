@@ -2,6 +2,8 @@
 export interface ReturnUrlRules {
   /** The gateway's own origin, e.g. `https://app.example`. */
   origin: string
+  /** Other origins that the application is served from, to which an absolute URL may lead. */
+  corsOrigins: readonly string[]
   /** Path prefixes that answer scripts, not people: the gateway's endpoints and the upstreams. */
   excludedPaths: readonly string[]
 }
@@ -9,7 +11,8 @@ export interface ReturnUrlRules {
 const maximumLength = 2048
 
 /**
- * The local path, query and fragment to which a browser may be sent after a login, or null.
+ * Where a browser may be sent after a login: a local path with query and fragment, or an absolute URL on an origin of the
+ * list; or null.
  *
  * Checked before and after normalisation, because a parser takes `/.//evil.test` for a path on this origin whose
  * pathname, sent as `Location`, is the scheme-relative URL `//evil.test` (RFC 9700 §4.11).
@@ -18,6 +21,8 @@ export function safeReturnUrl(value: string, rules: ReturnUrlRules): string | nu
   if (value.length > maximumLength) return null
   // Browsers drop tabs and line ends from URLs and read a backslash as a slash.
   if (hasControlCharacter(value) || value.includes('\\')) return null
+  const other = rules.corsOrigins.find(origin => isOn(value, origin))
+  if (other !== undefined) return absolute(value, other)
   if (!value.startsWith('/') || value.startsWith('//')) return null
   const url = parse(value, rules.origin)
   if (url === null || url.origin !== new URL(rules.origin).origin || url.pathname.startsWith('//')) return null
@@ -29,6 +34,17 @@ export function safeReturnUrl(value: string, rules: ReturnUrlRules): string | nu
 /** Whether a path is the prefix itself or lies below it, on a segment boundary. The prefix `/` holds nothing back. */
 export function isBelow(path: string, prefix: string): boolean {
   return prefix !== '/' && (path === prefix || path.startsWith(`${prefix}/`))
+}
+
+/** By text, before any parser is asked: no other spelling of the origin, and nothing that could hold another host. */
+function isOn(value: string, origin: string): boolean {
+  return value.startsWith(origin) && ['', '/', '?', '#'].includes(value.charAt(origin.length))
+}
+
+/** As it was parsed, so that the browser reads what was checked. */
+function absolute(value: string, origin: string): string | null {
+  const url = parse(value, origin)
+  return url !== null && url.origin === origin && url.username === '' && url.password === '' ? url.href : null
 }
 
 function hasControlCharacter(value: string): boolean {

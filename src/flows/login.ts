@@ -193,7 +193,7 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
   return {
     async start(request) {
       const returnUrl = safeReturnUrl(request.returnUrl, deps.returnUrlRules)
-      if (returnUrl === null) throw new BadRequest('returnUrl must be a path of this application')
+      if (returnUrl === null) throw new BadRequest('returnUrl must lead to a page of this application')
       const { previousSessionId } = request
       const prompt = request.prompt ?? (await promptAfterExpiry(previousSessionId))
       const stepUp =

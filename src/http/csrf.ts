@@ -1,7 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
 /** How a route makes sure that a request comes from the application itself, or from a person who navigates. */
-export type CsrfRule = 'none' | 'header' | 'fetch-metadata' | 'websocket' | 'navigation' | 'no-prefetch'
+export type CsrfRule = 'none' | 'header' | 'fetch-metadata' | 'navigation' | 'no-prefetch' | 'websocket'
 
 /** The rules, judged on headers alone: no side effect and no store command comes before them. */
 export interface Csrf {
@@ -9,39 +9,30 @@ export interface Csrf {
   refusal(rule: CsrfRule, headers: IncomingHttpHeaders): string | null
 }
 
-export function createCsrf(options: { origin: string }): Csrf {
-  /**
-   * A custom header makes the browser ask first (preflight), and the gateway never says yes to another origin; what the
-   * browser says of itself, when it does, must agree (OAuth 2.0 for Browser-Based Applications §6.1.3.3).
-   */
-  const header = (headers: IncomingHttpHeaders): string | null => {
-    if (headers['x-csrf'] !== '1') return 'the header X-CSRF: 1 is missing'
-    if (headers.origin !== undefined && headers.origin !== options.origin)
-      return 'the Origin is not that of the application'
-    const site = headers['sec-fetch-site']
-    if (site !== undefined && site !== 'same-origin') return 'the request does not come from the same origin'
-    return null
+/** `origin` is the application's own; `corsOrigins` are others of the same site that it is served from, too. */
+export function createCsrf({ origin: own, corsOrigins }: { origin: string; corsOrigins: readonly string[] }): Csrf {
+  /** What the browser says of itself, when it does, must agree (OAuth 2.0 for Browser-Based Applications §6.1.3.3). */
+  const stranger = ({ origin, 'sec-fetch-site': site }: IncomingHttpHeaders): string | null => {
+    const other = origin !== undefined && corsOrigins.includes(origin)
+    if (origin !== undefined && origin !== own && !other) return 'the Origin is not that of the application'
+    if (site === undefined || site === 'same-origin' || (site === 'same-site' && other)) return null
+    return 'the request does not come from the same origin'
   }
-
-  /** For what cannot send a header (event streams, images): the browser's own word that the request is the application's. */
-  const fetchMetadata = (headers: IncomingHttpHeaders): string | null => {
-    const { origin, 'sec-fetch-site': site } = headers
-    if (origin !== undefined && origin !== options.origin) return 'the Origin is not that of the application'
-    if (site !== undefined && site !== 'same-origin') return 'the request does not come from the same origin'
-    return origin === undefined && site === undefined ? 'neither Origin nor Sec-Fetch-Site says who asks' : null
-  }
-
-  /** A browser always names the page that opens a websocket, and no preflight comes before it (RFC 6455 §10.2). */
-  const websocket = (headers: IncomingHttpHeaders): string | null =>
-    headers.origin === options.origin ? fetchMetadata(headers) : 'the Origin is not that of the application'
 
   const rules: Record<CsrfRule, (headers: IncomingHttpHeaders) => string | null> = {
     none: () => null,
-    header,
-    'fetch-metadata': fetchMetadata,
-    websocket,
+    /** A custom header makes the browser ask first (preflight), and only origins that are the application's get a yes. */
+    header: headers => (headers['x-csrf'] === '1' ? stranger(headers) : 'the header X-CSRF: 1 is missing'),
+    /** For what cannot send a header (event streams, images): the browser's own word that the request is the application's. */
+    'fetch-metadata': headers =>
+      headers.origin === undefined && headers['sec-fetch-site'] === undefined
+        ? 'neither Origin nor Sec-Fetch-Site says who asks'
+        : stranger(headers),
     navigation,
     'no-prefetch': prefetch,
+    /** No preflight comes before an upgrade, and it carries the cookie: the Origin is all there is (RFC 6455 §10.2). */
+    websocket: headers =>
+      headers.origin === undefined ? 'a websocket needs the Origin of the application' : stranger(headers),
   }
   return { refusal: (rule, headers) => rules[rule](headers) }
 }

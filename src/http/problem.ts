@@ -1,5 +1,3 @@
-import { STATUS_CODES } from 'node:http'
-import type { Socket } from 'node:net'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { GatewayError, NotAuthenticated, type ProblemCode, problems, StepUpRequired } from '../core/errors.ts'
 import type { EndReason } from '../core/session.ts'
@@ -40,18 +38,38 @@ export function problemOf(code: ProblemCode, detail: string, options: ProblemOpt
   return problem
 }
 
-/** Headers of everything that the gateway says itself: not stored, not framed, not sniffed, not told to others. */
-export const ownHeaders = {
-  'cache-control': 'no-store',
-  'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
-  'cross-origin-resource-policy': 'same-origin',
-  'referrer-policy': 'no-referrer',
-  'x-content-type-options': 'nosniff',
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** Headers of everything that this server says itself. */
+    ownHeaders: Record<string, string>
+  }
+}
+
+/**
+ * Headers of everything that the gateway says itself: not stored, not framed, not sniffed, not told to others, and, where
+ * the application is served over https, over nothing else for a year (OWASP ASVS 3.4.1).
+ */
+export function ownHeadersFor(publicOrigin?: URL): Record<string, string> {
+  return {
+    'cache-control': 'no-store',
+    'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
+    'cross-origin-resource-policy': 'same-origin',
+    'referrer-policy': 'no-referrer',
+    'x-content-type-options': 'nosniff',
+    ...transportSecurity(publicOrigin),
+  }
+}
+
+/** For all answers of an https origin; browsers take it from no other. */
+export function transportSecurity(publicOrigin?: URL): Record<string, string> {
+  return publicOrigin?.protocol === 'https:'
+    ? { 'strict-transport-security': 'max-age=31536000; includeSubDomains' }
+    : {}
 }
 
 /** Sets the headers of an answer that the gateway gives itself. */
 export function markOwn(reply: FastifyReply): void {
-  reply.headers(ownHeaders)
+  reply.headers(reply.server.ownHeaders)
 }
 
 /** Answers a request with a problem. */
@@ -90,37 +108,6 @@ export function registerProblems(app: FastifyInstance, options: ServerProblemOpt
   )
 }
 
-/** Answers what fastify refuses before any route is found: a path that cannot be decoded, say. */
-export function answerFrameworkError(
-  error: Error & { statusCode?: number },
-  _request: unknown,
-  reply: FastifyReply,
-): void {
-  const known = fromFramework(error)
-  sendProblem(reply, problemOf(known.code, known.message, {}))
-}
-
-/** Answers on a socket whose request the HTTP parser refused; there is no request and no reply yet. */
-export function answerParserError(error: Error & { code?: string }, socket: Socket): void {
-  if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
-  const code = parserProblems[error.code ?? ''] ?? 'bad_request'
-  const body = JSON.stringify(problemOf(code, 'The request is not valid HTTP/1.1, or too large.', {}))
-  const lines = [
-    `HTTP/1.1 ${problems[code].status} ${STATUS_CODES[problems[code].status]}`,
-    'content-type: application/problem+json',
-    `content-length: ${Buffer.byteLength(body)}`,
-    ...Object.entries(ownHeaders).map(([name, value]) => `${name}: ${value}`),
-    'connection: close',
-  ]
-  socket.end(`${lines.join('\r\n')}\r\n\r\n${body}`)
-}
-
-const parserProblems: Record<string, ProblemCode> = {
-  HPE_HEADER_OVERFLOW: 'headers_too_large',
-  HPE_CHUNK_EXTENSIONS_OVERFLOW: 'payload_too_large',
-  ERR_HTTP_REQUEST_TIMEOUT: 'request_timeout',
-}
-
 const frameworkProblems: Record<number, [ProblemCode, string]> = {
   400: ['bad_request', 'The request is not understood.'],
   404: ['not_found', 'There is nothing here.'],
@@ -130,7 +117,8 @@ const frameworkProblems: Record<number, [ProblemCode, string]> = {
   415: ['unsupported_media_type', 'The media type is not supported.'],
 }
 
-function fromFramework(error: Error & { statusCode?: number }): GatewayError {
+/** What a refusal of the framework's is called here. */
+export function fromFramework(error: Error & { statusCode?: number }): GatewayError {
   const [code, message] = frameworkProblems[error.statusCode ?? 500] ?? ['internal_error', 'The gateway failed.']
   return new GatewayError(code, message, { cause: error })
 }

@@ -1,7 +1,6 @@
 import { type IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import { answerParserError } from './problem.ts'
 
 /** A connection that asks to become another protocol's, with what has been read of that already. */
 export interface Upgrade {
@@ -18,13 +17,12 @@ const upgrades = new WeakMap<IncomingMessage, Upgrade>()
  * that knows the protocol takes the connection over by {@link websocketUpgrade}; any other answers as if nothing had been
  * said of it, which a server may (RFC 9110 §7.8), h2c included.
  */
-export function registerUpgrades(app: FastifyInstance): void {
+export function registerUpgrades(app: FastifyInstance, { refuse }: { refuse: (socket: Socket) => void }): void {
   app.server.on('upgrade', (message: IncomingMessage, socket: Socket, head: Buffer) => {
     socket.on('error', () => socket.destroy())
     // The parser has let go of the connection: a body would never come.
     const { method, headers } = message
-    if (!['GET', 'HEAD'].includes(method ?? '') || hasBody(headers))
-      return answerParserError({ name: '', message: '' }, socket)
+    if (!['GET', 'HEAD'].includes(method ?? '') || hasBody(headers)) return refuse(socket)
     const response = new ServerResponse(message)
     response.shouldKeepAlive = false
     response.assignSocket(socket)

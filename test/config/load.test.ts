@@ -57,7 +57,8 @@ test('the README shows what is declared', async t => {
 test('every example in the declaration would be accepted', async t => {
   for (const [name, setting] of [...Object.entries(settings), ...Object.entries(upstreamSettings)]) {
     // These examples say where a value comes from.
-    if (['SESSION_KEYS', 'ADMIN_TOKEN', 'FORWARD_AUTH_TOKEN', 'SPA_DIR'].includes(name) || name.endsWith('_FILE')) continue
+    if (['SESSION_KEYS', 'ADMIN_TOKEN', 'FORWARD_AUTH_TOKEN', 'SPA_DIR'].includes(name) || name.endsWith('_FILE'))
+      continue
     t.ok(setting.type.safeParse(setting.example).success, `${name}=${setting.example}`)
   }
 })

@@ -5,7 +5,7 @@ import { launchChromium } from '../support/chromium.ts'
 import { startStage } from '../support/stage.ts'
 
 const origin = 'https://app.example'
-const rules = { origin, excludedPaths: ['/bff', '/api', '/deep/api'] }
+const rules = { origin, corsOrigins: [], excludedPaths: ['/bff', '/api', '/deep/api'] }
 const spa = { 'index.html': '<!doctype html><title>SPA</title><link rel="icon" href="data:,">' }
 
 /** Addresses that lead to the attacker in one way of reading or another, made of scheme, slashes and host. */
@@ -129,6 +129,61 @@ test('a return URL', async t => {
       ['/a\u2028b', '/a%E2%80%A8b'],
     ] as const
     for (const [value, target] of pairs) t.equal(safeReturnUrl(value, rules), target, `to ${target}`)
+  })
+
+  // An address on an allowed origin is the one way away from here; whatever else only looks like one must not be taken.
+  t.test('may be absolute on an exact origin of the list, and on nothing that looks like it', async t => {
+    const spa = 'https://spa.example'
+    const withSpa = { ...rules, corsOrigins: [spa, 'http://localhost:5173'] }
+    const pairs = [
+      [spa, `${spa}/`],
+      [`${spa}/`, `${spa}/`],
+      [`${spa}/bff/a?b=c#d`, `${spa}/bff/a?b=c#d`],
+      [`${spa}?q=1`, `${spa}/?q=1`],
+      [`${spa}#top`, `${spa}/#top`],
+      [`${spa}/a/../b c`, `${spa}/b%20c`],
+      [`${spa}//evil.test/`, `${spa}//evil.test/`],
+      ['http://localhost:5173/x', 'http://localhost:5173/x'],
+      ['/local', '/local'],
+    ] as const
+    for (const [value, target] of pairs) t.equal(safeReturnUrl(value, withSpa), target, value)
+    const near = [
+      `${spa}:443/`,
+      `${spa}.evil.test/`,
+      `${spa}@evil.test/`,
+      `${spa}:x@evil.test/`,
+      `${spa}:8443/`,
+      `${spa}./`,
+    ]
+    const spelled = ['HTTPS://spa.example/', 'https://SPA.example/', 'http://spa.example/', 'https:/spa.example/']
+    const slashed = [
+      'https:///spa.example/',
+      '//spa.example/',
+      'https:\\\\spa.example/',
+      `${spa}\\evil.test/`,
+      `${spa}\\@evil.test/`,
+    ]
+    const users = ['https://@spa.example/', 'https://a:b@spa.example/', ` ${spa}/`, `\t${spa}/`, `${spa}\t.evil.test/`]
+    const controls = [
+      `${spa}/\r\nSet-Cookie: a=b`,
+      `${spa}/\u0000`,
+      `${spa}/\u0085`,
+      'https://spa.exam\tple/',
+      origin,
+      `${origin}/x`,
+    ]
+    for (const value of [
+      ...near,
+      ...spelled,
+      ...slashed,
+      ...users,
+      ...controls,
+      'http://localhost:51730/',
+      'null',
+      `${spa}/${'a'.repeat(2048)}`,
+    ])
+      t.equal(safeReturnUrl(value, withSpa), null, JSON.stringify(value.slice(0, 60)))
+    for (const [value] of pairs.slice(0, -1)) t.equal(safeReturnUrl(value, rules), null, `${value} without a list`)
   })
 
   // Open redirect: a link to the real login ends at the attacker's copy of the application (RFC 9700 §4.11.1).
@@ -304,7 +359,7 @@ test('a login with a hostile return URL', async t => {
   t.test('that is taken after all leads to a page of this site, through the whole login', async t => {
     const browser = await stage.loggedIn('bob')
     const values = hostile(`localhost:${gateway.port}`, evilHost)
-    const rule = { origin: gateway.url, excludedPaths: ['/bff', '/api'] }
+    const rule = { origin: gateway.url, corsOrigins: [], excludedPaths: ['/bff', '/api'] }
     const taken = values.filter(value => safeReturnUrl(value, rule) !== null)
     const step = Math.ceil(taken.length / 100)
     for (const value of taken.filter((_value, index) => index % step === 0)) {
@@ -331,7 +386,7 @@ test('a login with a hostile return URL', async t => {
       value.replace('/', '/\t'),
       value.replace('//', '/\n/'),
     ])
-    const rule = { origin: gateway.url, excludedPaths: ['/bff', '/api'] }
+    const rule = { origin: gateway.url, corsOrigins: [], excludedPaths: ['/bff', '/api'] }
     const targets = values.flatMap(value => safeReturnUrl(value, rule) ?? [])
     const astray = await page.evaluate<string[]>(`${JSON.stringify(targets)}.filter(target => {
       const link = Object.assign(document.createElement('a'), { href: target })

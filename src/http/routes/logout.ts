@@ -13,11 +13,13 @@ export interface LogoutRouteDeps {
   /** Paths of the endpoints themselves. */
   logoutUrl: string
   continueUrl: string
+  /** How a script is told of a path: absolute, where it may be of another origin. */
+  addressOf: (path: string) => string
 }
 
 /** The handlers of `GET /logout`, `POST /logout` and the one-time address that the latter gives. */
 export function createLogoutRoutes(deps: LogoutRouteDeps) {
-  const { logout, cookies, postLogoutPath, logoutUrl, continueUrl } = deps
+  const { logout, cookies, postLogoutPath, logoutUrl, continueUrl, addressOf } = deps
 
   /**
    * Drops a cookie that names no session. One that was not sent stays: a link on another site comes without the Strict
@@ -52,11 +54,11 @@ export function createLogoutRoutes(deps: LogoutRouteDeps) {
     async byScript(request: FastifyRequest, reply: FastifyReply) {
       if (request.found?.state !== 'live') {
         clearDead(request, reply)
-        return { logoutUrl: postLogoutPath }
+        return { logoutUrl: addressOf(postLogoutPath) }
       }
       const handle = await logout.endByScript(request.found.stored.session.id)
       cookies.clearSession(reply)
-      return { logoutUrl: `${continueUrl}?handle=${handle}` }
+      return { logoutUrl: addressOf(`${continueUrl}?handle=${handle}`) }
     },
 
     async continue(request: FastifyRequest, reply: FastifyReply) {
