@@ -3,6 +3,7 @@ import fastify, { type FastifyInstance, LogController } from 'fastify'
 import type { Config } from './config/load.ts'
 import { type Clock, systemClock } from './core/clock.ts'
 import type { Audit } from './core/events.ts'
+import { createPathCheck } from './core/request-path.ts'
 import { createAdmission } from './http/admission.ts'
 import { createTrusts, registerClientAddress } from './http/client-address.ts'
 import { createCookies } from './http/cookies.ts'
@@ -134,7 +135,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
   await publicServer.register(cookie, { hook: false })
   const trusts = createTrusts(config.trustedProxies)
   registerClientAddress(publicServer, { trusts, log })
-  registerTargetChecks(publicServer, { publicOrigin, trusts })
+  registerTargetChecks(publicServer, { publicOrigin, trusts, checkPath: createPathCheck(scriptPaths) })
   registerCors(publicServer, { cors, publicOrigin: config.publicUrl, audit })
   registerProblems(publicServer, {
     loginUrl: addressOf(loginUrl),
@@ -202,6 +203,8 @@ function upstreamsOf({ upstreams, spaUrl, spaCsp }: Config): UpstreamRoute[] {
       url: spaUrl,
       audience: audienceOf({ name: 'spa', scope: undefined, resource: undefined }),
       ...open,
+      require: [],
+      claimsHeaders: [],
       timeout: 30,
       maxBody: 1024 * 1024,
       caFile: undefined,

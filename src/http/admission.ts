@@ -1,4 +1,6 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { type ClaimHeader, type ClaimRule, claimHeaderValues, satisfies } from '../core/claim-rules.ts'
+import { GatewayError } from '../core/errors.ts'
 import type { StoredSession } from '../core/session.ts'
 import type { AccessTokens, TokenAudience } from '../flows/access-token.ts'
 import type { StepUps } from '../flows/step-up.ts'
@@ -12,6 +14,10 @@ export interface Policy {
   csrf: 'header' | 'fetch-metadata' | 'none'
   /** Whether requests count as user activity, unless they say otherwise of themselves. */
   activity: 'active' | 'passive'
+  /** What must be known of a user. */
+  require: readonly ClaimRule[]
+  /** What is told of a user. */
+  claimsHeaders: readonly ClaimHeader[]
 }
 
 /** Where a request's admission rides; the symbol keeps the token from any other hook. */
@@ -29,12 +35,15 @@ export interface Admission {
   stored: StoredSession | null
   /** Null exactly when `stored` is. */
   accessToken: string | null
+  /** Headers that tell the upstream of the user; none without a session. */
+  claims: Readonly<Record<string, string>>
 }
 
 /**
  * Lets a request through to an upstream, for whoever carries it there.
  *
  * @throws {CsrfRefused} @throws {NotAuthenticated} @throws {StepUpRequired} @throws {TokenRefused}
+ * @throws {GatewayError} 403 for a user who does not meet the policy
  * @throws {ProviderUnavailable} @throws {StoreUnavailable} neither of which is ever taken for the lack of a session
  */
 export type Admit = (request: FastifyRequest, policy: Policy, kind: 'request' | 'websocket') => Promise<Admission>
@@ -50,9 +59,11 @@ export function createAdmission({ check, accessTokens, stepUps }: AdmissionDeps)
   return async (request, policy, kind) => {
     await check(guardOf(policy, kind), request)
     const stored = request.found?.state === 'live' ? request.found.stored : null
-    if (stored === null) return { stored, accessToken: null }
+    if (stored === null) return nobody
+    const { claims } = stored.session.identity
+    if (!satisfies(claims, policy.require)) throw new GatewayError('forbidden', 'Your account may not use this.')
     const accessToken = await stepUps.offering(stored.session, accessTokens.get(stored, policy.audience))
-    return { stored, accessToken }
+    return { stored, accessToken, claims: claimHeaderValues(claims, policy.claimsHeaders) }
   }
 }
 
@@ -70,7 +81,7 @@ function guardOf({ auth, csrf, activity, audience }: Policy, kind: 'request' | '
   }
 }
 
-const nobody: Admission = { stored: null, accessToken: null }
+const nobody: Admission = { stored: null, accessToken: null, claims: {} }
 
 /** What a request was let through with. */
 export function admissionOf(request: FastifyRequest): Admission {

@@ -2,28 +2,29 @@ import type { IncomingMessage } from 'node:http'
 import { isIPv4, isIPv6 } from 'node:net'
 import type { FastifyInstance } from 'fastify'
 import { BadRequest, GatewayError } from '../core/errors.ts'
+import type { PathCheck } from '../core/request-path.ts'
 import { peerAddress, type Trusts } from './client-address.ts'
 
 /** What a request is held against before any route is asked. */
 export interface TargetChecks {
   publicOrigin: URL
   trusts: Trusts
+  checkPath: PathCheck
 }
 
 const methods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']
 
 /**
  * Refuses what no route should ever see: a target that is not a path (`GET http://evil.test/`, `//evil.test`, `*`), in
- * which a host could hide; a method that nothing here has, such as TRACE, which repeats cookies; another host than the
+ * which a host could hide, or that could be read as another path; a method that nothing here has, such as TRACE, which repeats cookies; another host than the
  * application's (RFC 9110 §7.4); and a request that a TLS terminator in front of an https origin says it took over plain
  * http. That last header only ever serves to refuse, so it need not be trusted.
  */
-export function registerTargetChecks(app: FastifyInstance, { publicOrigin, trusts }: TargetChecks): void {
+export function registerTargetChecks(app: FastifyInstance, { publicOrigin, trusts, checkPath }: TargetChecks): void {
   const https = publicOrigin.protocol === 'https:'
   app.addHook('onRequest', async (request, reply) => {
-    const target = request.raw.url ?? ''
-    if (!target.startsWith('/') || target.startsWith('//') || target.includes('\\'))
-      throw new BadRequest('The request target must be a path.')
+    const pathFault = checkPath(request.raw.url ?? '')
+    if (pathFault !== null) throw new BadRequest(pathFault)
     if (!methods.includes(request.method)) {
       reply.header('allow', methods.join(', '))
       throw new GatewayError('method_not_allowed', 'The method is not allowed here.')

@@ -77,7 +77,8 @@ async function registerUpstream(
   const timeoutMs = upstream.timeout * 1000
   const client = createUpstreamClient({ origin: url.origin, timeoutMs, ca })
   const proofs = createUpstreamProofs({ origin: url.origin, clock })
-  const requestHeaders = createRequestHeaders([])
+  const claimNames = upstreams.flatMap(({ claimsHeaders }) => claimsHeaders.map(({ name }) => name))
+  const requestHeaders = createRequestHeaders(claimNames)
   const origins = [publicOrigin.origin, ...deps.origins, ...upstream.redirects]
   const answers = createAnswers({ ...deps, audience, redirects: { upstream, upstreams, origins }, targetOf })
 
@@ -89,12 +90,12 @@ async function registerUpstream(
 
   const plain: SendOptions = {
     rewriteRequestHeaders(request, headers) {
-      const { accessToken } = admissionOf(request)
+      const { accessToken, claims } = admissionOf(request)
       const sent = requestHeaders(headers, {
         authorization: accessToken === null ? undefined : `Bearer ${accessToken}`,
-        addresses: [request.ip],
+        addresses: request.client.chain,
         publicOrigin,
-        claims: {},
+        claims,
       })
       return Object.assign(sent, { [passage]: request[passage] })
     },

@@ -1,5 +1,6 @@
 import fastify from 'fastify'
 import { type Test, test } from 'tap'
+import { createPathCheck } from '../../src/core/request-path.ts'
 import { createTrusts, registerClientAddress } from '../../src/http/client-address.ts'
 import { registerTargetChecks } from '../../src/http/listener.ts'
 import { rawRequest } from '../support/browser.ts'
@@ -18,7 +19,7 @@ async function startChecked(t: Test, { publicUrl = 'https://app.example', truste
   const app = fastify({ http: { requireHostHeader: false } })
   const trusts = createTrusts(trusted)
   registerClientAddress(app, { trusts, log })
-  registerTargetChecks(app, { publicOrigin: new URL(publicUrl), trusts })
+  registerTargetChecks(app, { publicOrigin: new URL(publicUrl), trusts, checkPath: createPathCheck([]) })
   app.get('/', async request => request.client)
   await app.listen({ host: '127.0.0.1', port: 0 })
   t.teardown(() => app.close())
