@@ -376,7 +376,7 @@ test('what is for scripts answers scripts, even when it is asked as a page', asy
   for (const path of ['/bff', '/bff/', '/bff/nothing', '/bff/user/', '/bff/User', '/bff/user;x'])
     refused(t, await send(browser, 'GET', path, page), 404, 'not_found', path)
   // Others might take these for the endpoint.
-  for (const path of ['/bff//user', '/BFF/user', '/bff/./user', '/bff%2fuser'])
+  for (const path of ['/bff//user', '/BFF/user', '/bff%2fuser'])
     refused(t, await send(browser, 'GET', path, page), 400, 'bad_request', path)
 })
 
