@@ -101,7 +101,10 @@ export async function buildApp(options: AppOptions): Promise<App> {
     limits: { tokens: createRateLimit(config.rateLimitInvalid), browsers: createRateLimit(config.rateLimitInvalid) },
     providerOrigin: new URL(config.oidcIssuer).origin,
   })
-  const user = createUserRoute({ logoutUrl: session => addressOf(`${logoutUrl}?token=${session.logoutToken}`) })
+  const user = createUserRoute({
+    userClaims: config.userClaims,
+    logoutUrl: session => addressOf(`${logoutUrl}?token=${session.logoutToken}`),
+  })
   const sessionsRoutes = createSessionsRoutes({ sessions })
   const sessionWatch = createSessionWatch({ look: id => sessionUse.use(id, { active: false }) })
   store.onSessionEvent(sessionWatch.dispatch)

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { authenticationOf } from './config/client-auth.ts'
 import type { Config } from './config/load.ts'
 import { authorizeParameters, loginScope, presetFor } from './config/provider.ts'
+import { claimsNamed } from './core/claim-rules.ts'
 import type { Clock, Elapsed } from './core/clock.ts'
 import type { Audit } from './core/events.ts'
 import type { Preset } from './core/presets.ts'
@@ -184,12 +185,18 @@ function openProvider({ config, clock, audit, log, providerLimits }: PartsOption
     par: config.oidcPar,
     idTokenAlgorithms: config.oidcIdTokenAlgs,
     userInfo: config.oidcUserinfo,
-    userClaims: config.userClaims,
+    keptClaims: claimsToKeep(config),
     fetch: createProviderFetch(providerLimits),
     audit,
     log,
     clock,
   })
+}
+
+/** What `/user` shows, and what upstreams ask for or are told of. */
+function claimsToKeep({ userClaims, upstreams }: Config): string[] {
+  const named = upstreams.flatMap(({ require, claimsHeaders }) => claimsNamed(require, claimsHeaders))
+  return [...new Set([...userClaims, ...named])]
 }
 
 /** All scopes, each once. */

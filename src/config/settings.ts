@@ -163,7 +163,7 @@ export const settings = {
   }),
   OIDC_USERINFO: setting({
     type: type.choice('auto', 'always', 'never'),
-    doc: 'UserInfo: `auto` asks when the ID token lacks a claim of `USER_CLAIMS`; `always`, `never`; its `sub` must match',
+    doc: "UserInfo: `auto` asks when the ID token lacks a claim of `USER_CLAIMS` or of an upstream's policy; `always`, `never`; its `sub` must match",
     example: 'never',
     default: 'auto',
   }),

@@ -12,7 +12,7 @@ export interface Identity {
   subject: string
   /** The provider's own session (claim `sid`), when it says. */
   providerSessionId: string | undefined
-  /** What `/user` may show. */
+  /** What `/user` may show, and what the policies of upstreams ask for. */
   claims: Claims
   /** Which of them came from UserInfo: an ID token that comes with a refresh says nothing of these. */
   fromUserInfo?: readonly string[]

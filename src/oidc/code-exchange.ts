@@ -36,7 +36,8 @@ export interface CodeExchangeContext {
   /** Sent along with the code. */
   parameters: Readonly<Record<string, string>>
   userInfo: 'auto' | 'always' | 'never'
-  userClaims: readonly string[]
+  /** Names of the claims that a session keeps. */
+  keptClaims: readonly string[]
   keepIdToken: boolean
 }
 
@@ -64,7 +65,7 @@ export async function exchangeCode(
   expected: ExpectedLogin,
   onRedeemed: (token: string) => void,
 ): Promise<Login> {
-  const { server, rules, userClaims } = context
+  const { server, rules, keptClaims } = context
   try {
     const taken = takeAnswer(context.fetch, server.token_endpoint)
     const configuration = context.configure(taken.fetch)
@@ -92,7 +93,7 @@ export async function exchangeCode(
     if (isTemplate(server.issuer) && callback.has('iss') && callback.get('iss') !== issuer)
       throw new LoginRejected('invalid_response', { detail: 'the callback comes from another issuer' })
     const userInfo = await userInfoClaims(context, configuration, verified, accessToken)
-    const { tooDeep, ...kept } = loginClaims(verified, userInfo, userClaims)
+    const { tooDeep, ...kept } = loginClaims(verified, userInfo, keptClaims)
     if (tooDeep.length > 0)
       throw new LoginRejected('invalid_response', { detail: `the claim ${tooDeep[0]} nests too deep` })
     return {
@@ -122,12 +123,12 @@ function callbackUrl({ redirectUri, server }: CodeExchangeContext, callback: URL
 }
 
 async function userInfoClaims(
-  { userInfo, userClaims, server }: CodeExchangeContext,
+  { userInfo, keptClaims, server }: CodeExchangeContext,
   configuration: client.Configuration,
   idToken: IdTokenClaims,
   accessToken: string,
 ): Promise<Claims> {
-  const lacking = userClaims.some(name => !Object.hasOwn(idToken, name))
+  const lacking = keptClaims.some(name => !Object.hasOwn(idToken, name))
   const offered = server.userinfo_endpoint !== undefined
   const asked = userInfo === 'always' || (userInfo === 'auto' && lacking && offered)
   return asked ? await client.fetchUserInfo(configuration, accessToken, idToken.sub) : {}

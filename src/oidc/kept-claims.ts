@@ -6,6 +6,9 @@ const maximumDepth = 32
 /** Told in the place of groups that a token leaves out, so that nobody takes them for none. */
 const overage = 'groups_overage'
 
+/** How the user logged in, which no refresh changes: an ID token that comes with one may leave it out (Core §12.2). */
+const ofTheLogin = ['acr', 'amr', 'auth_time']
+
 /**
  * The claims of a new login: those of the ID token count before those of UserInfo.
  *
@@ -19,11 +22,12 @@ export function loginClaims(idToken: Claims, userInfo: Claims, names: readonly s
 
 /**
  * The claims after a refresh: what the new ID token has not is gone, since a role that was taken away is no longer
- * mentioned. What came from UserInfo stays, and so does what nests too deep.
+ * mentioned. What came from UserInfo stays, and so do what nests too deep and
+ * how the user logged in.
  */
 export function renewedClaims(identity: Identity, idToken: Claims, names: readonly string[]): Claims {
   const { kept, tooDeep } = pick(idToken, names)
-  const stays = pick(identity.claims, [...(identity.fromUserInfo ?? []), ...tooDeep]).kept
+  const stays = pick(identity.claims, [...ofTheLogin, ...(identity.fromUserInfo ?? []), ...tooDeep]).kept
   return withOverage({ ...stays, ...kept }, idToken, names)
 }
 

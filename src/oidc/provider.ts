@@ -35,7 +35,8 @@ export interface ProviderOptions extends RequestOptions {
   idTokenAlgorithms: readonly string[]
   userInfo: 'auto' | 'always' | 'never'
   /** Names of the claims to keep. */
-  userClaims: readonly string[]
+  /** Names of the claims that a session keeps. */
+  keptClaims: readonly string[]
   fetch: ProviderFetch
   audit: Audit
   log: Warn
@@ -169,7 +170,7 @@ export function createProvider(options: ProviderOptions): Provider {
         redirectUri: options.redirectUri,
         parameters: parameters.ofCode(expected.challenge),
         userInfo: options.userInfo === 'auto' ? preset.userInfo : options.userInfo,
-        userClaims: options.userClaims,
+        keptClaims: options.keptClaims,
         keepIdToken: preset.logout.hint === 'id_token',
       }
       return exchangeCode(context, callback, expected, onRedeemed)
@@ -191,7 +192,7 @@ export function createProvider(options: ProviderOptions): Provider {
       return ofOneTenant ? { ...result, ofOneTenant } : result
     },
 
-    renewedClaims: (identity, idToken) => renewedClaims(identity, idToken, options.userClaims),
+    renewedClaims: (identity, idToken) => renewedClaims(identity, idToken, options.keptClaims),
 
     async revoke(token) {
       try {
