@@ -111,6 +111,8 @@ function headerValue(claim: unknown): string {
 }
 
 function encoded(value: string): string {
+  // Encoding makes nothing shorter, and what is too long is left out as a whole.
+  if (value.length > maximumLength) return value
   return value.replace(/[^\x20-\x24\x26-\x7e]|^ | $/gu, percentEncoded)
 }
 
