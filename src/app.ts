@@ -2,10 +2,11 @@ import cookie from '@fastify/cookie'
 import fastify, { type FastifyInstance, LogController } from 'fastify'
 import type { Config } from './config/load.ts'
 import { type Clock, systemClock } from './core/clock.ts'
-import type { Audit } from './core/events.ts'
+import type { Audit, RateLimited } from './core/events.ts'
 import { createPathCheck } from './core/request-path.ts'
 import { createAdmission } from './http/admission.ts'
 import { createTrusts, registerClientAddress } from './http/client-address.ts'
+import { createConcurrency } from './http/concurrency.ts'
 import { createCookies } from './http/cookies.ts'
 import { type Cors, createCors, registerCors } from './http/cors.ts'
 import { createCsrf } from './http/csrf.ts'
@@ -14,9 +15,10 @@ import { createEventStreams } from './http/event-streams.ts'
 import { createGuard, type GuardedRoute, registerGuarded } from './http/guard.ts'
 import { registerTargetChecks } from './http/listener.ts'
 import { type LogStream, loggerOptions } from './http/logging.ts'
-import { ownHeadersFor, registerProblems } from './http/problem.ts'
+import { ownHeadersFor, registerProblems, transportSecurity } from './http/problem.ts'
 import { registerProxy, type UpstreamRoute } from './http/proxy.ts'
 import { createRateLimit } from './http/rate-limit.ts'
+import { createRepeats } from './http/repeats.ts'
 import { registerAdmin } from './http/routes/admin.ts'
 import { createEventsRoute } from './http/routes/events.ts'
 import { type Phase, registerHealth } from './http/routes/health.ts'
@@ -53,6 +55,9 @@ export interface App {
   close(): Promise<void>
 }
 
+/** Event streams and websockets that a session may have open, in one process. */
+const streamsPerSession = 64
+
 /** Constructs the parts and registers them, in the order in which a request meets them. */
 export async function buildApp(options: AppOptions): Promise<App> {
   const { config, clock = systemClock } = options
@@ -74,6 +79,19 @@ export async function buildApp(options: AppOptions): Promise<App> {
   const parts = createParts({ config, clock, elapsed, audit, log, providerLimits, scriptPaths })
   const { store, sessionUse, sessions } = parts
 
+  const limited = createRepeats(() => performance.now())
+  const limitOf = (limit: RateLimited, rate: { points: number; seconds: number }) =>
+    createRateLimit({
+      ...rate,
+      // A flood must not become one of the log.
+      onExceeded(address) {
+        const repeated = limited(limit)
+        if (repeated !== null) audit({ event: 'rate_limited', limit, address, ...(repeated > 0 && { repeated }) })
+      },
+    })
+  const limit = limitOf('login', config.rateLimitLogin)
+  const openStreams = createConcurrency({ most: streamsPerSession })
+
   const formPost = config.oidcResponseMode === 'form_post'
   const cookies = createCookies({
     name: config.sessionCookieName,
@@ -82,7 +100,11 @@ export async function buildApp(options: AppOptions): Promise<App> {
   })
   const guardDeps = {
     csrf: createCsrf({ origin: config.publicUrl, corsOrigins }),
-    readSession: createReadSession({ cookies, use: sessionUse.use }),
+    readSession: createReadSession({
+      cookies,
+      use: sessionUse.use,
+      invalid: limitOf('invalid', config.rateLimitInvalid),
+    }),
     audit,
   }
   const [loginUrl, logoutUrl] = [endpoint('login'), endpoint('logout')]
@@ -98,7 +120,10 @@ export async function buildApp(options: AppOptions): Promise<App> {
   })
   const providerLogoutRoutes = createProviderLogoutRoutes({
     providerLogout: parts.providerLogout,
-    limits: { tokens: createRateLimit(config.rateLimitInvalid), browsers: createRateLimit(config.rateLimitInvalid) },
+    limits: {
+      tokens: limitOf('provider_logout', config.rateLimitInvalid),
+      browsers: limitOf('provider_logout', config.rateLimitInvalid),
+    },
     providerOrigin: new URL(config.oidcIssuer).origin,
   })
   const user = createUserRoute({
@@ -114,23 +139,23 @@ export async function buildApp(options: AppOptions): Promise<App> {
 
   // biome-ignore format: a row of the table below
   const postedCallback: GuardedRoute =
-    { method: 'POST',   path: endpoint('callback'),         csrf: 'navigation',     session: 'none',     slides: false,          forPeople: true,  handler: loginRoutes.callback, body: 'form' }
+    { method: 'POST',   path: endpoint('callback'),         csrf: 'navigation',     session: 'none',     slides: false,          forPeople: true,  handler: loginRoutes.callback, body: 'form', limit }
   // The guard table. Only what is for people may redirect; every answer here is no-store.
   // biome-ignore format: a table
   const table: GuardedRoute[] = [
-    { method: 'GET',    path: endpoint('login'),            csrf: 'navigation',     session: 'none',     slides: false,          forPeople: true,  handler: loginRoutes.start },
-    { method: 'GET',    path: endpoint('callback'),         csrf: 'navigation',     session: 'none',     slides: false,          forPeople: true,  handler: formPost ? loginRoutes.misplaced : loginRoutes.callback },
+    { method: 'GET',    path: endpoint('login'),            csrf: 'navigation',     session: 'none',     slides: false,          forPeople: true,  handler: loginRoutes.start, limit },
+    { method: 'GET',    path: endpoint('callback'),         csrf: 'navigation',     session: 'none',     slides: false,          forPeople: true,  handler: formPost ? loginRoutes.misplaced : loginRoutes.callback, limit },
     ...(formPost ? [postedCallback] : []),
     { method: 'GET',    path: endpoint('login/failed'),     csrf: 'navigation',     session: 'optional', slides: false,          forPeople: true,  handler: loginRoutes.failed },
     { method: 'GET',    path: endpoint('user'),             csrf: 'header',         session: 'optional', slides: 'unless-asked', forPeople: false, handler: user },
-    { method: 'GET',    path: endpoint('logout'),           csrf: 'no-prefetch',    session: 'optional', slides: false,          forPeople: true,  handler: logoutRoutes.navigate },
-    { method: 'POST',   path: endpoint('logout'),           csrf: 'header',         session: 'optional', slides: false,          forPeople: false, handler: logoutRoutes.byScript },
-    { method: 'GET',    path: endpoint('logout/continue'),  csrf: 'navigation',     session: 'none',     slides: false,          forPeople: true,  handler: logoutRoutes.continue },
+    { method: 'GET',    path: endpoint('logout'),           csrf: 'no-prefetch',    session: 'optional', slides: false,          forPeople: true,  handler: logoutRoutes.navigate, limit },
+    { method: 'POST',   path: endpoint('logout'),           csrf: 'header',         session: 'optional', slides: false,          forPeople: false, handler: logoutRoutes.byScript, limit },
+    { method: 'GET',    path: endpoint('logout/continue'),  csrf: 'navigation',     session: 'none',     slides: false,          forPeople: true,  handler: logoutRoutes.continue, limit },
     { method: 'POST',   path: endpoint('activity'),         csrf: 'header',         session: 'required', slides: true,           forPeople: false, handler: sessionsRoutes.activity },
     { method: 'GET',    path: endpoint('sessions'),         csrf: 'header',         session: 'required', slides: false,          forPeople: false, handler: sessionsRoutes.list },
     { method: 'DELETE', path: endpoint('sessions'),         csrf: 'header',         session: 'required', slides: true,           forPeople: false, handler: sessionsRoutes.endOthers },
     { method: 'DELETE', path: endpoint('sessions/:id'),     csrf: 'header',         session: 'required', slides: true,           forPeople: false, handler: sessionsRoutes.endOne },
-    { method: 'GET',    path: endpoint('events'),           csrf: 'fetch-metadata', session: 'required', slides: false,          forPeople: false, handler: createEventsRoute({ streams, cors }) },
+    { method: 'GET',    path: endpoint('events'),           csrf: 'fetch-metadata', session: 'required', slides: false,          forPeople: false, handler: createEventsRoute({ streams, cors, open: openStreams }) },
     { method: 'POST',   path: endpoint('backchannel'),      csrf: 'none',           session: 'none',     slides: false,          forPeople: false, handler: providerLogoutRoutes.backchannel, body: 'form' },
     { method: 'GET',    path: endpoint('frontchannel'),     csrf: 'none',           session: 'none',     slides: false,          forPeople: true,  handler: providerLogoutRoutes.frontchannel },
   ]
@@ -159,7 +184,8 @@ export async function buildApp(options: AppOptions): Promise<App> {
     origins,
     clock,
   })
-  if (config.spaDir !== undefined) await registerSpa(publicServer, { directory: config.spaDir })
+  if (config.spaDir !== undefined)
+    await registerSpa(publicServer, { directory: config.spaDir, transportSecurity: transportSecurity(publicOrigin) })
   publicServer.addHook('preClose', async () => {
     streams.close()
     webSockets.close()
@@ -167,6 +193,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
 
   let phase: Phase = 'starting'
   const checks = { store: store.ping, provider: parts.provider.ready }
+  registerClientAddress(internalServer, { trusts, log })
   registerProblems(internalServer, { opensPage: () => false })
   registerHealth(internalServer, { checks, phase: () => phase })
   if (config.adminToken !== undefined)

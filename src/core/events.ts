@@ -45,11 +45,16 @@ export type AuditEvent =
   | { event: 'provider_logout'; channel: LogoutChannel; ended: number }
   | { event: 'provider_logout_failed'; channel: LogoutChannel; detail: string | undefined }
   | { event: 'logout_token_refused'; detail: string | undefined }
+  /** Said once in a while: `repeated` is how many more there were, from any address, since the last time. */
+  | { event: 'rate_limited'; limit: RateLimited; address: string; repeated?: number }
   | { event: 'record_unreadable'; session: string }
   | { event: 'admin_refused' }
 
 /** What of the provider no login can do without. */
 export type ProviderDocument = 'metadata' | 'key set'
+
+/** What a client did too often: sign in and out; send cookies that name nothing; send what is said to be the provider's. */
+export type RateLimited = 'login' | 'invalid' | 'provider_logout'
 
 /** How a provider says that somebody has signed out there: by itself, or through the user's browser. */
 export type LogoutChannel = 'back' | 'front'

@@ -6,6 +6,7 @@ import type { Csrf, CsrfRule } from './csrf.ts'
 import { acceptForms } from './form.ts'
 import { markOwn } from './problem.ts'
 import { queryOf } from './query.ts'
+import type { RateLimit } from './rate-limit.ts'
 import { liveSession, type ReadSession } from './session.ts'
 
 declare module 'fastify' {
@@ -29,6 +30,8 @@ export interface Guard {
    * where this is `unless-asked` also with `?slide=false`.
    */
   slides: boolean | 'unless-asked'
+  /** How often a client may ask, whatever comes of it. */
+  limit?: RateLimit
   /** The access token to read along with the session; none without it. */
   slot?: string
 }
@@ -51,7 +54,7 @@ export interface GuardDeps {
   audit: Audit
 }
 
-/** Makes a guard's check: the CSRF rule first, on headers alone, then the session. */
+/** Makes a guard's check: the CSRF rule first, on headers alone, so that no other site uses up a limit; then the session. */
 export function createGuard({ csrf, readSession, audit }: GuardDeps) {
   return async (guard: Guard, request: FastifyRequest): Promise<void> => {
     const refusal = csrf.refusal(guard.csrf, request.headers)
@@ -59,6 +62,7 @@ export function createGuard({ csrf, readSession, audit }: GuardDeps) {
       audit({ event: 'csrf_refused', route: request.routeOptions.url ?? '', detail: refusal })
       throw new CsrfRefused(refusal)
     }
+    await guard.limit?.use(request.client.address)
     if (guard.session === 'none') return
     request.found = await readSession(request, {
       active: slides(guard, request),

@@ -4,18 +4,32 @@ import { type StoredSession, sessionIdOf } from '../core/session.ts'
 import type { SessionUse, Use } from '../flows/use-session.ts'
 import type { Lookup } from '../store/store.ts'
 import type { Cookies } from './cookies.ts'
+import type { RateLimit } from './rate-limit.ts'
 
 /**
  * Reads the session of a request: no store command without a cookie of the right form, one with it.
  *
+ * @throws {TooManyRequests} when too many cookies that name nothing came from the request's address; one that names a
+ * session is served all the same, since many users may share an address
  * @throws {StoreUnavailable} when it is not known whether there is a session
  */
 export type ReadSession = (request: FastifyRequest, options: Use) => Promise<Lookup | null>
 
-export function createReadSession(deps: { cookies: Cookies; use: SessionUse['use'] }): ReadSession {
+/** What the reading needs. */
+export interface ReadSessionDeps {
+  cookies: Cookies
+  use: SessionUse['use']
+  /** Of cookies that name nothing. */
+  invalid: RateLimit
+}
+
+export function createReadSession(deps: ReadSessionDeps): ReadSession {
   return async (request, options) => {
     const cookie = deps.cookies.session(request.headers.cookie)
-    return cookie === null ? null : await deps.use(sessionIdOf(cookie), options)
+    if (cookie === null) return null
+    const found = await deps.use(sessionIdOf(cookie), options)
+    if (found === null) await deps.invalid.use(request.client.address)
+    return found
   }
 }
 

@@ -4,7 +4,10 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { isBelow } from '../core/return-url.ts'
 
 /** Serves the SPA's files. A navigation that names no file gets `index.html`, so that the SPA's own routes can be bookmarked. */
-export async function registerSpa(app: FastifyInstance, options: { directory: string }): Promise<void> {
+export async function registerSpa(
+  app: FastifyInstance,
+  options: { directory: string; transportSecurity: Record<string, string> },
+): Promise<void> {
   await app.register(fastifyStatic, {
     root: resolve(options.directory),
     cacheControl: false,
@@ -13,6 +16,7 @@ export async function registerSpa(app: FastifyInstance, options: { directory: st
       response.setHeader('content-security-policy', "frame-ancestors 'none'")
       response.setHeader('referrer-policy', 'no-referrer')
       response.setHeader('x-content-type-options', 'nosniff')
+      for (const [name, value] of Object.entries(options.transportSecurity)) response.setHeader(name, value)
     },
   })
 }

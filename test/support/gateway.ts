@@ -47,6 +47,7 @@ export async function startGateway(options: GatewayOptions): Promise<TestGateway
     ACCESS_LOG: 'true',
     // All of a test comes from one address.
     RATE_LIMIT_INVALID: '999999/s',
+    RATE_LIMIT_LOGIN: '999999/s',
     ...options.provider.env(),
     ...Object.fromEntries(upstreams),
     ...options.env,

@@ -44,6 +44,7 @@ export async function startReplicas(
     PUBLIC_URL: url,
     HOST: 'localhost',
     RATE_LIMIT_INVALID: '999999/s',
+    RATE_LIMIT_LOGIN: '999999/s',
     REDIS_URL: options.redis.url,
     SESSION_KEYS: randomBytes(32).toString('base64'),
     ...options.env,
