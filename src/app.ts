@@ -6,6 +6,7 @@ import type { Audit, RateLimited } from './core/events.ts'
 import { createPathCheck } from './core/request-path.ts'
 import { createAdmission } from './http/admission.ts'
 import { createTrusts, registerClientAddress } from './http/client-address.ts'
+import { type ClientLimits, clientLimitsFor, closeUnread, serverOptionsOf } from './http/client-limits.ts'
 import { createConcurrency } from './http/concurrency.ts'
 import { createCookies } from './http/cookies.ts'
 import { type Cors, createCors, registerCors } from './http/cors.ts'
@@ -43,6 +44,7 @@ export interface AppOptions {
   /** Takes the log, a JSON object a line; stdout without it. */
   logStream?: LogStream
   providerLimits?: Partial<FetchLimits>
+  clientLimits?: Partial<ClientLimits>
 }
 
 /** A gateway: two listeners, and everything behind them. Two of them in one process do not know of each other. */
@@ -246,9 +248,11 @@ function upstreamsOf({ upstreams, spaUrl, spaCsp }: Config): UpstreamRoute[] {
 
 /** The public listener and the internal one, with the same limits and the same log. */
 function createServers(
-  { config, logStream }: AppOptions,
+  { config, logStream, clientLimits }: AppOptions,
   { cors, publicOrigin }: { cors: Cors; publicOrigin: URL },
 ): [FastifyInstance, FastifyInstance] {
+  const largestBody = Math.max(0, ...config.upstreams.map(({ maxBody }) => maxBody))
+  const limits = serverOptionsOf({ ...clientLimitsFor(largestBody), ...clientLimits })
   const create = (options: {
     logsEveryRequest: boolean
     cors: Cors
@@ -262,10 +266,11 @@ function createServers(
       logController: new LogController({ disableRequestLogging: !options.logsEveryRequest }),
       clientErrorHandler: early.ofParser,
       frameworkErrors: early.ofFramework,
-      requestTimeout: 120_000,
+      ...limits,
       // The target checks refuse a missing Host themselves, with an answer like any other.
-      http: { headersTimeout: 20_000, requireHostHeader: false },
+      http: { ...limits.http, requireHostHeader: false },
     })
+    closeUnread(server)
     server.decorate('ownHeaders', ownHeaders)
     early.watch(server)
     if (options.upgrades) registerUpgrades(server, { refuse: socket => early.ofParser(new Error('a body'), socket) })

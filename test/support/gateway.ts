@@ -14,6 +14,7 @@ export interface GatewayOptions {
   port?: number
   clock?: AppOptions['clock']
   providerLimits?: AppOptions['providerLimits']
+  clientLimits?: AppOptions['clientLimits']
 }
 
 /** A gateway in this process, on real sockets. */
@@ -58,6 +59,7 @@ export async function startGateway(options: GatewayOptions): Promise<TestGateway
     logStream: { write: line => void log.push(line) },
     ...(options.clock && { clock: options.clock }),
     ...(options.providerLimits && { providerLimits: options.providerLimits }),
+    ...(options.clientLimits && { clientLimits: options.clientLimits }),
   })
   await app.listen()
   return {
