@@ -30,7 +30,7 @@ import { createSessionsRoutes } from './http/routes/sessions.ts'
 import { createUserRoute } from './http/routes/user.ts'
 import { createReadSession } from './http/session.ts'
 import { createSessionWatch } from './http/session-watch.ts'
-import { opensPage, registerSpa } from './http/spa.ts'
+import { createSpa } from './http/spa.ts'
 import { registerUpgrades } from './http/upgrades.ts'
 import { createWebSockets } from './http/websockets.ts'
 import type { FetchLimits } from './oidc/fetch.ts'
@@ -162,15 +162,22 @@ export async function buildApp(options: AppOptions): Promise<App> {
     { method: 'GET',    path: endpoint('frontchannel'),     csrf: 'none',           session: 'none',     slides: false,          forPeople: true,  handler: providerLogoutRoutes.frontchannel },
   ]
 
+  const spa =
+    config.spaDir === undefined
+      ? undefined
+      : createSpa({
+          directory: config.spaDir,
+          contentSecurityPolicy: config.spaCsp,
+          transportSecurity: transportSecurity(publicOrigin),
+          scriptPaths,
+        })
+
   await publicServer.register(cookie, { hook: false })
   const trusts = createTrusts(config.trustedProxies)
   registerClientAddress(publicServer, { trusts, log })
   registerTargetChecks(publicServer, { publicOrigin, trusts, checkPath: createPathCheck(scriptPaths) })
   registerCors(publicServer, { cors, publicOrigin: config.publicUrl, audit })
-  registerProblems(publicServer, {
-    loginUrl: addressOf(loginUrl),
-    opensPage: request => config.spaDir !== undefined && opensPage(request, scriptPaths),
-  })
+  registerProblems(publicServer, { loginUrl: addressOf(loginUrl), openPage: spa?.openPage })
   registerGuarded(publicServer, config.bffPath, table, guardDeps)
   const { accessTokens, stepUps } = parts
   const upstreams = upstreamsOf(config)
@@ -186,8 +193,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
     origins,
     clock,
   })
-  if (config.spaDir !== undefined)
-    await registerSpa(publicServer, { directory: config.spaDir, transportSecurity: transportSecurity(publicOrigin) })
+  await spa?.register(publicServer)
   publicServer.addHook('preClose', async () => {
     streams.close()
     webSockets.close()
@@ -196,7 +202,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
   let phase: Phase = 'starting'
   const checks = { store: store.ping, provider: parts.provider.ready }
   registerClientAddress(internalServer, { trusts, log })
-  registerProblems(internalServer, { opensPage: () => false })
+  registerProblems(internalServer, {})
   registerHealth(internalServer, { checks, phase: () => phase })
   if (config.adminToken !== undefined)
     registerAdmin(internalServer, { sessions, token: config.adminToken, issuer: config.oidcIssuer, audit })

@@ -251,8 +251,8 @@ export const settings = {
     default: '/',
   }),
   SPA_DIR: setting({
-    type: type.directory,
-    doc: 'static files of the SPA, with `index.html` as the fallback of navigations',
+    type: type.spaDirectory,
+    doc: 'folder of the SPA, with an `index.html`, which is also the fallback of navigations',
     example: './dist',
   }),
   SPA_URL: setting({
@@ -262,7 +262,7 @@ export const settings = {
   }),
   SPA_CSP: setting({
     type: type.headerValue,
-    doc: 'content security policy of the SPA; with `SPA_URL` none unless it is set',
+    doc: 'content security policy of the SPA; unset, with `SPA_DIR` the one under [Serving the SPA](#serving-the-spa), with `SPA_URL` none',
     example: "default-src 'self'; img-src 'self' https://images.example.com",
   }),
   CORS_ORIGINS: setting({

@@ -1,5 +1,6 @@
 import { readFileSync, statSync } from 'node:fs'
 import { isIP } from 'node:net'
+import { join } from 'node:path'
 import { z } from 'zod'
 import { isGuid } from '../core/authority.ts'
 import { parseClaimHeaders, parseClaimRules } from '../core/claim-rules.ts'
@@ -233,9 +234,11 @@ export const sealingKeys = settingType(value => {
   return good.filter(key => key !== null)
 })
 
-export const directory = settingType(value =>
-  statSync(value, { throwIfNoEntry: false })?.isDirectory() ? value : wrong('must be a directory that can be read'),
-)
+/** A directory with a page in it: without one, every navigation would be answered with nothing. */
+export const spaDirectory = settingType(value => {
+  if (!statSync(value, { throwIfNoEntry: false })?.isDirectory()) return wrong('must be a directory that can be read')
+  return canRead(join(value, 'index.html')) ? value : wrong('must hold an index.html that can be read')
+})
 
 /** The content of a file, read at start. */
 export const fileContent = settingType(value => {

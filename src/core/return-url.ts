@@ -47,7 +47,8 @@ function absolute(value: string, origin: string): string | null {
   return url !== null && url.origin === origin && url.username === '' && url.password === '' ? url.href : null
 }
 
-function hasControlCharacter(value: string): boolean {
+/** Whether a text holds a control character (C0, DEL or C1). */
+export function hasControlCharacter(value: string): boolean {
   for (let index = 0; index < value.length; index += 1) {
     const code = value.charCodeAt(index)
     if (code < 0x20 || (code >= 0x7f && code < 0xa0)) return true

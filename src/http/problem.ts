@@ -26,9 +26,12 @@ export interface ProblemOptions {
 
 /** As {@link ProblemOptions}, for a whole server. */
 export interface ServerProblemOptions extends ProblemOptions {
-  /** Whether a request for nothing we have is for a page of the SPA, which then gets its `index.html`. */
-  opensPage: (request: FastifyRequest) => boolean
+  /** Answers a request for nothing we have with the SPA's page, or calls `otherwise` where that is not what it asks for. */
+  openPage?: ((request: FastifyRequest, reply: FastifyReply, otherwise: () => void) => void) | undefined
 }
+
+/** An error of fastify or one of its plugins, with what it wants to be answered. */
+type FrameworkError = Error & { statusCode?: number; headers?: Record<string, string> }
 
 /** The problem of a code. `detail` must be fit for the browser. */
 export function problemOf(code: ProblemCode, detail: string, options: ProblemOptions): Problem {
@@ -82,7 +85,7 @@ export function sendProblem(reply: FastifyReply, problem: Problem, retryAfter?: 
 /** Makes every error, of ours and of fastify's, a problem, or a page for a person who navigates to one of our own endpoints. */
 export function registerProblems(app: FastifyInstance, options: ServerProblemOptions): void {
   const repeats = createRepeats(() => performance.now())
-  app.setErrorHandler((error: Error & { statusCode?: number }, request, reply) => {
+  app.setErrorHandler((error: FrameworkError, request, reply) => {
     const known = error instanceof GatewayError ? error : fromFramework(error)
     const asPage = request.routeOptions.config.forPeople && wantsPage(request)
     const reference = asPage && known.status >= 500 ? newReference() : undefined
@@ -94,6 +97,8 @@ export function registerProblems(app: FastifyInstance, options: ServerProblemOpt
       if (repeated === null) request.log.debug({ err: error }, 'request failed')
       else request.log.error({ err: error, ...(repeated > 0 && { repeated }) }, 'request failed')
     }
+    // The length of the file, for whoever asked for a part that it does not have (RFC 9110 §15.5.17).
+    if (known.code === 'range_not_satisfiable') reply.headers(error.headers ?? {})
     if (asPage) return sendErrorPage(reply, known, options, reference)
     const problem = problemOf(known.code, known.message, options)
     if (known instanceof NotAuthenticated && known.reason !== null) problem.reason = known.reason
@@ -101,20 +106,22 @@ export function registerProblems(app: FastifyInstance, options: ServerProblemOpt
       problem.loginUrl += `?step_up=${known.handle}`
     return sendProblem(reply, problem, known.retryAfter)
   })
-  app.setNotFoundHandler((request, reply) =>
-    options.opensPage(request)
-      ? reply.sendFile('index.html')
-      : sendProblem(reply, problemOf('not_found', 'There is nothing here.', options)),
-  )
+  app.setNotFoundHandler((request, reply) => {
+    const refuse = () => void sendProblem(reply, problemOf('not_found', 'There is nothing here.', options))
+    if (options.openPage) options.openPage(request, reply, refuse)
+    else refuse()
+  })
 }
 
 const frameworkProblems: Record<number, [ProblemCode, string]> = {
   400: ['bad_request', 'The request is not understood.'],
   404: ['not_found', 'There is nothing here.'],
   405: ['method_not_allowed', 'The method is not allowed here.'],
+  412: ['precondition_failed', 'The file is not the one that the request is about.'],
   413: ['payload_too_large', 'The request body is too large.'],
   414: ['uri_too_long', 'The request target is too long.'],
   415: ['unsupported_media_type', 'The media type is not supported.'],
+  416: ['range_not_satisfiable', 'The file has no such part.'],
 }
 
 /** What a refusal of the framework's is called here. */

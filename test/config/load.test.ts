@@ -239,3 +239,11 @@ test('the authorization request cannot be bent by fixed parameters', async t => 
     ],
   )
 })
+
+test('a folder without a page is no SPA', async t => {
+  const folder = t.testdir({ spa: { 'index.html': '' }, empty: {}, odd: { 'index.html': {} }, file: '' })
+  const faults = (name: string) => faultsOf({ ...minimal, SPA_DIR: join(folder, name) }).message
+  t.equal(faults('spa'), new ConfigError([]).message)
+  for (const name of ['empty', 'odd']) t.match(faults(name), 'SPA_DIR must hold an index.html that can be read')
+  for (const name of ['none', 'file']) t.match(faults(name), 'SPA_DIR must be a directory that can be read')
+})

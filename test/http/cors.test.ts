@@ -10,7 +10,7 @@ function startServer(t: Test, origins: string[]) {
   const app = fastify()
   app.decorate('ownHeaders', ownHeadersFor(new URL(own)))
   registerCors(app, { cors: createCors({ origins }), publicOrigin: own, audit: () => {} })
-  registerProblems(app, { opensPage: () => false })
+  registerProblems(app, {})
   const upstream = {
     'access-control-allow-origin': '*',
     'access-control-allow-credentials': 'true',
