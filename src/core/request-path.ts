@@ -29,17 +29,12 @@ export function createPathCheck(prefixes: readonly string[]): PathCheck {
   const depth = Math.max(1, ...folded.map(prefix => prefix.split('/').length - 1))
   const foldedOf = new Map<string | undefined, string>(prefixes.map(prefix => [prefix, plainest(prefix)]))
 
-  const agrees = (reading: string, owner: string | undefined) =>
-    ownerOf(plainest(reading, depth), folded) === foldedOf.get(owner)
-
   /** What is wrong with a path as it is read after some decoding. */
   const faultOf = (reading: string, owner: string | undefined): string | null => {
     if (hasControlCharacter(reading)) return 'The path encodes a control character.'
     if (reading.includes('\\')) return 'The path has a backslash.'
     if (dotSegment.test(reading)) return 'The path has a dot segment.'
-    if (!agrees(reading, owner)) return ambiguous
-    const end = reading.search(/[?#]/)
-    return end < 0 || agrees(reading.slice(0, end), owner) ? null : ambiguous
+    return ownerOf(plainest(reading, depth), folded) === foldedOf.get(owner) ? null : ambiguous
   }
 
   return target => {
@@ -87,13 +82,14 @@ function misspelt(path: string, query: string): string | null {
 }
 
 /**
- * The first segments of a path, less everything that some server drops. Each step brings a segment only nearer to a plain
- * name, so whoever takes but some of the steps sees no other prefix than who takes none, if who takes all does not.
+ * The first segments of a path, each less everything that some server drops. Each step brings a segment only nearer to a
+ * plain name, so whoever takes but some of the steps, or ends the path at an encoded `?` or `#`, sees no other prefix than
+ * who takes none, if who takes all does not.
  */
 function plainest(path: string, depth = Number.POSITIVE_INFINITY): string {
   const names: string[] = []
   for (const segment of path.split('/')) {
-    const name = withoutTrailing(segment.split(';', 1)[0] ?? '')
+    const name = withoutTrailing(segment.split(/[;?#]/, 1)[0] ?? '')
     if (name !== '') names.push(name)
     if (names.length === depth) break
   }

