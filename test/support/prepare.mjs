@@ -1,51 +1,67 @@
 // Runs before the tests are compiled (`pretest`), so that `npm ci && npm test` is enough on a bare machine.
 // Plain JavaScript without a dependency: nothing is built at that point.
 import { spawnSync } from 'node:child_process'
-import { accessSync, constants, readFileSync, rmSync } from 'node:fs'
-import { delimiter, join } from 'node:path'
+import { readFileSync, rmSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { aptInstall, aptUpdate, isExecutable, isRoot, notInstalled, onPath, unpack } from './debian.mjs'
 
-const isExecutable = path => {
-  try {
-    accessSync(path, constants.X_OK)
-    return true
-  } catch {
-    return false
-  }
-}
-
-const onPath = name => (process.env.PATH ?? '').split(delimiter).some(folder => isExecutable(join(folder, name)))
-
-// Debian's package, the variable that may name the program, and its names: as in redis.ts and chromium.ts beside this.
-const programs = [
-  { name: 'redis-server', variable: 'REDIS_SERVER', found: ['redis-server'] },
-  { name: 'chromium', variable: 'CHROMIUM', found: ['chromium', 'chromium-browser', 'google-chrome'] },
-]
-
-const missing = () =>
-  programs
-    .filter(
-      ({ variable, found }) => !(process.env[variable] ? isExecutable(process.env[variable]) : found.some(onPath)),
-    )
-    .map(({ name }) => name)
-
-const run = (command, args, env = {}) =>
-  spawnSync(command, args, { stdio: ['ignore', 'inherit', 'inherit'], env: { ...process.env, ...env } }).status === 0
+const run = (command, args) => spawnSync(command, args, { stdio: ['ignore', 'inherit', 'inherit'] }).status === 0
 
 const say = text => console.error(`prepare: ${text}`)
 
-const aptInstall = packages => {
-  // The wait is for an unattended upgrade that holds the lock, as on a machine just booted.
-  const apt = (...args) =>
-    run('apt-get', ['-q', '-o', 'DPkg::Lock::Timeout=300', '-o', 'Acquire::Retries=3', ...args], {
-      DEBIAN_FRONTEND: 'noninteractive',
-    })
-  say(`installing ${packages.join(' and ')} from the system's packages; this happens once and may take some minutes`)
-  // A failed update is no reason to stop: the index of an earlier one may do.
-  if (!apt('update')) say('the package index could not be brought up to date, going on with what is there')
-  return apt('install', '--yes', '--no-install-recommends', ...packages)
+/** nginx can be built without the part that forward-auth needs. */
+const asksAuth = path => {
+  const { stdout, stderr } = spawnSync(path, ['-V'], { encoding: 'utf8' })
+  return `${stdout}${stderr}`.includes('--with-http_auth_request_module')
 }
 
-if (missing().length > 0 && process.getuid?.() === 0 && onPath('apt-get')) aptInstall(missing())
+// Servers, which would start as services when installed: they are unpacked into here and no more.
+const unpacked = {
+  folder: resolve('.programs'),
+  packages: ['nginx', 'caddy'],
+  unneeded: /^(nginx-common|iproute2|libnss3-tools|media-types)$/,
+}
+const inUnpacked = path => join(unpacked.folder, 'root', path)
+
+// Debian's package, the variable that may name the program, and its names: as in redis.ts, chromium.ts and
+// reverse-proxies.ts beside this.
+const programs = [
+  { name: 'redis-server', variable: 'REDIS_SERVER', found: ['redis-server'] },
+  { name: 'chromium', variable: 'CHROMIUM', found: ['chromium', 'chromium-browser', 'google-chrome'] },
+  {
+    name: 'nginx',
+    variable: 'NGINX',
+    found: [inUnpacked('usr/sbin/nginx'), 'nginx', '/usr/sbin/nginx'],
+    fits: asksAuth,
+  },
+  { name: 'caddy', variable: 'CADDY', found: [inUnpacked('usr/bin/caddy'), 'caddy'] },
+]
+
+const isThere = ({ variable, found, fits = () => true }) => {
+  const chosen = process.env[variable]
+  if (chosen) return isExecutable(chosen) && fits(chosen)
+  return found.some(name => (name.startsWith('/') ? isExecutable(name) : onPath(name)) && fits(name))
+}
+
+const missing = () => programs.filter(program => !isThere(program)).map(({ name }) => name)
+
+const fetched = names => {
+  const toUnpack = names.filter(name => unpacked.packages.includes(name))
+  const toInstall = names.filter(name => !unpacked.packages.includes(name))
+  if (toUnpack.length > 0) toInstall.push(...notInstalled(unpack(unpacked, say)))
+  if (toInstall.length === 0 || !isRoot()) return
+  say(`installing ${toInstall.join(' and ')} from the system's packages; this happens once and may take some minutes`)
+  aptUpdate(say)
+  aptInstall(toInstall)
+}
+
+if (missing().length > 0 && onPath('apt-get')) {
+  try {
+    fetched(missing())
+  } catch (error) {
+    say(error.message)
+  }
+}
 
 if (missing().length > 0) {
   say(`the tests need ${missing().join(' and ')}: install and run again`)
@@ -53,6 +69,7 @@ if (missing().length > 0) {
   say(
     `elsewhere: put them on the PATH, or give their paths in ${programs.map(({ variable }) => variable).join(' and ')}`,
   )
+  say('nginx and caddy need not run as services; nginx must have its auth_request module (nginx -V tells)')
   process.exit(1)
 }
 
