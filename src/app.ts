@@ -22,6 +22,7 @@ import { createRateLimit } from './http/rate-limit.ts'
 import { createRepeats } from './http/repeats.ts'
 import { registerAdmin } from './http/routes/admin.ts'
 import { createEventsRoute } from './http/routes/events.ts'
+import { registerForwardAuth } from './http/routes/forward-auth.ts'
 import { type Phase, registerHealth } from './http/routes/health.ts'
 import { createLoginRoutes } from './http/routes/login.ts'
 import { createLogoutRoutes } from './http/routes/logout.ts'
@@ -206,6 +207,15 @@ export async function buildApp(options: AppOptions): Promise<App> {
   registerHealth(internalServer, { checks, phase: () => phase })
   if (config.adminToken !== undefined)
     registerAdmin(internalServer, { sessions, token: config.adminToken, issuer: config.oidcIssuer, audit })
+  if (config.forwardAuthToken !== undefined)
+    registerForwardAuth(internalServer, {
+      admit,
+      policies: config.upstreams.map(upstream => ({ ...upstream, audience: audienceOf(upstream) })),
+      token: config.forwardAuthToken,
+      loginUrl,
+      trusts,
+      audit,
+    })
 
   return {
     publicServer,

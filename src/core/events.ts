@@ -49,6 +49,7 @@ export type AuditEvent =
   | { event: 'rate_limited'; limit: RateLimited; address: string; repeated?: number }
   | { event: 'record_unreadable'; session: string }
   | { event: 'admin_refused' }
+  | { event: 'forward_auth_refused' }
 
 /** What of the provider no login can do without. */
 export type ProviderDocument = 'metadata' | 'key set'

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import { freePort } from '../free-port.ts'
-import { startProgram } from './program.ts'
+import { startProgram } from '../program.ts'
 import { accessTokenSeconds, type ForeignProvider, type Registration, unpacked } from './provider.ts'
 import { startWiretap } from './wiretap.ts'
 

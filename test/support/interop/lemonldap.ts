@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { freePort } from '../free-port.ts'
-import { startProgram } from './program.ts'
+import { startProgram } from '../program.ts'
 import { accessTokenSeconds, type ForeignProvider, type Registration, unpacked } from './provider.ts'
 import { startWiretap } from './wiretap.ts'
 

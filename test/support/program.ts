@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { setTimeout as pause } from 'node:timers/promises'
-import { guard } from '../redis.ts'
+import { guard } from './redis.ts'
 
 /** A server of somebody else's that runs for the test. */
 export interface Program {
