@@ -212,7 +212,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
       admit,
       policies: config.upstreams.map(upstream => ({ ...upstream, audience: audienceOf(upstream) })),
       token: config.forwardAuthToken,
-      loginUrl,
+      loginUrl: addressOf(loginUrl),
       trusts,
       audit,
     })
