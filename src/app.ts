@@ -213,7 +213,6 @@ export async function buildApp(options: AppOptions): Promise<App> {
       policies: config.upstreams.map(upstream => ({ ...upstream, audience: audienceOf(upstream) })),
       token: config.forwardAuthToken,
       loginUrl: addressOf(loginUrl),
-      trusts,
       audit,
     })
 

@@ -3,7 +3,6 @@ import { BadRequest, GatewayError, NotAuthenticated } from '../../core/errors.ts
 import type { Audit } from '../../core/events.ts'
 import { hash, sameToken } from '../../core/random.ts'
 import type { Admit, Policy } from '../admission.ts'
-import { registerClientAddress, type Trusts } from '../client-address.ts'
 import { markOwn, problemOf, registerProblems, sendProblem } from '../problem.ts'
 
 /** What forward-auth needs. */
@@ -14,8 +13,6 @@ export interface ForwardAuthDeps {
   /** What the proxy that asks proves itself with. */
   token: string
   loginUrl: string
-  /** The proxies whose word on the client's address counts. */
-  trusts: Trusts
   audit: Audit
 }
 
@@ -56,20 +53,20 @@ export function registerForwardAuth(app: FastifyInstance, deps: ForwardAuthDeps)
     if (policy === undefined) throw new GatewayError('not_found', 'There is no such upstream.')
     request[judged] = true
     checkMethod(request, reply)
-    const { stored, accessToken } = await deps.admit(request, policy, 'request')
+    const { stored, accessToken, claims } = await deps.admit(request, policy, 'request')
     if (stored?.session.dpopKey !== undefined && accessToken !== null)
       throw new GatewayError('bad_upstream', 'This API cannot be called here.', {
         detail: 'forward-auth: a token that is bound to a key is of no use to another proxy',
       })
     markOwn(reply)
+    reply.headers(claims)
     if (accessToken !== null) reply.header('authorization', `Bearer ${accessToken}`)
     return reply.code(200).send()
   }
 
   app.register(
     async scope => {
-      registerProblems(scope, { loginUrl: deps.loginUrl, opensPage: () => false })
-      registerClientAddress(scope, { trusts: deps.trusts, log: scope.log })
+      registerProblems(scope, { loginUrl: deps.loginUrl })
       scope.decorateRequest('found', null)
       scope.decorateRequest(judged, false)
       scope.addHook('onSend', async (request, reply, body) => {
