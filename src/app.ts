@@ -1,23 +1,22 @@
 import cookie from '@fastify/cookie'
-import fastify, { type FastifyInstance, LogController } from 'fastify'
+import type { FastifyInstance } from 'fastify'
 import type { Config } from './config/load.ts'
 import { type Clock, systemClock } from './core/clock.ts'
 import type { Audit, RateLimited } from './core/events.ts'
 import { createPathCheck } from './core/request-path.ts'
 import { createAdmission } from './http/admission.ts'
 import { createTrusts, registerClientAddress } from './http/client-address.ts'
-import { type ClientLimits, clientLimitsFor, closeUnread, serverOptionsOf } from './http/client-limits.ts'
+import { type ClientLimits, clientLimitsFor } from './http/client-limits.ts'
 import { createConcurrency } from './http/concurrency.ts'
 import { createCookies } from './http/cookies.ts'
-import { type Cors, createCors, registerCors } from './http/cors.ts'
+import { createCors, registerCors } from './http/cors.ts'
 import { createCsrf } from './http/csrf.ts'
-import { createEarlyAnswers } from './http/early-answers.ts'
 import { createEventStreams } from './http/event-streams.ts'
 import { createGuard, type GuardedRoute, registerGuarded } from './http/guard.ts'
 import { registerTargetChecks } from './http/listener.ts'
 import { type LogStream, loggerOptions } from './http/logging.ts'
-import { ownHeadersFor, registerProblems, transportSecurity } from './http/problem.ts'
-import { registerProxy, type UpstreamRoute } from './http/proxy.ts'
+import { registerProblems, transportSecurity } from './http/problem.ts'
+import { registerProxy } from './http/proxy.ts'
 import { createRateLimit } from './http/rate-limit.ts'
 import { createRepeats } from './http/repeats.ts'
 import { registerAdmin } from './http/routes/admin.ts'
@@ -29,14 +28,15 @@ import { createLogoutRoutes } from './http/routes/logout.ts'
 import { createProviderLogoutRoutes } from './http/routes/provider-logout.ts'
 import { createSessionsRoutes } from './http/routes/sessions.ts'
 import { createUserRoute } from './http/routes/user.ts'
+import { createServer } from './http/server.ts'
 import { createReadSession } from './http/session.ts'
 import { createSessionWatch } from './http/session-watch.ts'
 import { createSpa } from './http/spa.ts'
-import { registerUpgrades } from './http/upgrades.ts'
 import { createWebSockets } from './http/websockets.ts'
 import type { FetchLimits } from './oidc/fetch.ts'
-import { audienceOf, createParts } from './parts.ts'
+import { createParts } from './parts.ts'
 import { warningMs } from './store/store.ts'
+import { upstreamsOf } from './upstreams.ts'
 
 /** What a gateway is built from; tests bring their own clock, log stream and limits. */
 export interface AppOptions {
@@ -58,8 +58,8 @@ export interface App {
   close(): Promise<void>
 }
 
-/** Event streams and websockets that a session may have open, in one process. */
-const streamsPerSession = 64
+/** What a session may have under way in one process: requests to upstreams, and event streams and websockets. */
+const [requestsPerSession, streamsPerSession] = [128, 64]
 
 /** Constructs the parts and registers them, in the order in which a request meets them. */
 export async function buildApp(options: AppOptions): Promise<App> {
@@ -73,7 +73,14 @@ export async function buildApp(options: AppOptions): Promise<App> {
   // What lies below these answers scripts; everything else is the SPA's.
   const scriptPaths = [config.bffPath, ...config.upstreams.map(upstream => upstream.path)]
 
-  const [publicServer, internalServer] = createServers(options, { cors, publicOrigin })
+  const upstreams = upstreamsOf(config)
+  const logger = loggerOptions(config.logLevel, options.logStream)
+  const limits = {
+    ...clientLimitsFor(Math.max(...upstreams.map(({ maxBody }) => maxBody), 0)),
+    ...options.clientLimits,
+  }
+  const publicServer = createServer({ logger, limits, logsEveryRequest: config.accessLog, cors, publicOrigin })
+  const internalServer = createServer({ logger, limits, logsEveryRequest: false, cors: createCors({ origins: [] }) })
   const { log } = publicServer
   const audit: Audit = event => log.info(event, 'audit')
   // A manual clock also tells how long ago things were; the machine's may jump, so that is asked of another.
@@ -93,6 +100,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
       },
     })
   const limit = limitOf('login', config.rateLimitLogin)
+  const openRequests = createConcurrency({ most: requestsPerSession })
   const openStreams = createConcurrency({ most: streamsPerSession })
 
   const formPost = config.oidcResponseMode === 'form_post'
@@ -181,7 +189,6 @@ export async function buildApp(options: AppOptions): Promise<App> {
   registerProblems(publicServer, { loginUrl: addressOf(loginUrl), openPage: spa?.openPage })
   registerGuarded(publicServer, config.bffPath, table, guardDeps)
   const { accessTokens, stepUps } = parts
-  const upstreams = upstreamsOf(config)
   const admit = createAdmission({ check: createGuard(guardDeps), accessTokens, stepUps })
   const origins = config.corsOrigins
   registerProxy(publicServer, upstreams, {
@@ -190,6 +197,8 @@ export async function buildApp(options: AppOptions): Promise<App> {
     stepUps,
     sessionWatch,
     webSockets,
+    openRequests,
+    openStreams,
     publicOrigin,
     origins,
     clock,
@@ -210,7 +219,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
   if (config.forwardAuthToken !== undefined)
     registerForwardAuth(internalServer, {
       admit,
-      policies: config.upstreams.map(upstream => ({ ...upstream, audience: audienceOf(upstream) })),
+      policies: upstreams,
       token: config.forwardAuthToken,
       loginUrl: addressOf(loginUrl),
       audit,
@@ -232,67 +241,4 @@ export async function buildApp(options: AppOptions): Promise<App> {
       await parts.stop()
     },
   }
-}
-
-/** All that the public listener stands before: the upstreams, and a server of the SPA that gets neither cookie nor token. */
-function upstreamsOf({ upstreams, spaUrl, spaCsp }: Config): UpstreamRoute[] {
-  const routes: UpstreamRoute[] = upstreams.map(upstream => ({
-    ...upstream,
-    audience: audienceOf(upstream),
-    answerHeaders: {},
-  }))
-  if (spaUrl === undefined) return routes
-  const open = { auth: 'none', csrf: 'none', activity: 'passive', websocket: true } as const
-  return [
-    ...routes,
-    {
-      path: '/',
-      url: spaUrl,
-      audience: audienceOf({ name: 'spa', scope: undefined, resource: undefined }),
-      ...open,
-      require: [],
-      claimsHeaders: [],
-      timeout: 30,
-      maxBody: 1024 * 1024,
-      caFile: undefined,
-      redirects: [],
-      answerHeaders: spaCsp === undefined ? {} : { 'content-security-policy': spaCsp },
-    },
-  ]
-}
-
-/** The public listener and the internal one, with the same limits and the same log. */
-function createServers(
-  { config, logStream, clientLimits }: AppOptions,
-  { cors, publicOrigin }: { cors: Cors; publicOrigin: URL },
-): [FastifyInstance, FastifyInstance] {
-  const largestBody = Math.max(0, ...config.upstreams.map(({ maxBody }) => maxBody))
-  const limits = serverOptionsOf({ ...clientLimitsFor(largestBody), ...clientLimits })
-  const create = (options: {
-    logsEveryRequest: boolean
-    cors: Cors
-    origin?: URL
-    upgrades?: true
-  }): FastifyInstance => {
-    const ownHeaders = ownHeadersFor(options.origin)
-    const early = createEarlyAnswers({ ownHeaders, cors: options.cors })
-    const server = fastify({
-      logger: loggerOptions(config.logLevel, logStream),
-      logController: new LogController({ disableRequestLogging: !options.logsEveryRequest }),
-      clientErrorHandler: early.ofParser,
-      frameworkErrors: early.ofFramework,
-      ...limits,
-      // The target checks refuse a missing Host themselves, with an answer like any other.
-      http: { ...limits.http, requireHostHeader: false },
-    })
-    closeUnread(server)
-    server.decorate('ownHeaders', ownHeaders)
-    early.watch(server)
-    if (options.upgrades) registerUpgrades(server, { refuse: socket => early.ofParser(new Error('a body'), socket) })
-    return server
-  }
-  return [
-    create({ logsEveryRequest: config.accessLog, cors, origin: publicOrigin, upgrades: true }),
-    create({ logsEveryRequest: false, cors: createCors({ origins: [] }) }),
-  ]
 }

@@ -7,10 +7,9 @@ import { claimsNamed } from './core/claim-rules.ts'
 import type { Clock, Elapsed } from './core/clock.ts'
 import type { Audit } from './core/events.ts'
 import type { Preset } from './core/presets.ts'
-import { hash } from './core/random.ts'
 import { createSeal } from './core/seal.ts'
 import { sessionHandle } from './core/session.ts'
-import { createAccessTokens, type TokenAudience } from './flows/access-token.ts'
+import { createAccessTokens } from './flows/access-token.ts'
 import { createBreaker } from './flows/breaker.ts'
 import { createEndSession, createNoteEnded } from './flows/end-session.ts'
 import { createExpiry } from './flows/expiry.ts'
@@ -27,7 +26,7 @@ import { createProviderFetch, type FetchLimits } from './oidc/fetch.ts'
 import { createProvider, type Provider } from './oidc/provider.ts'
 import { createMemoryStore } from './store/memory.ts'
 import { createRedisStore } from './store/redis.ts'
-import { type Lifetimes, loginSlot, type Store, touchIntervalMs } from './store/store.ts'
+import { type Lifetimes, type Store, touchIntervalMs } from './store/store.ts'
 
 /** What the parts are made of. */
 export interface PartsOptions {
@@ -202,18 +201,6 @@ function claimsToKeep({ userClaims, upstreams }: Config): string[] {
 /** All scopes, each once. */
 function union(scopes: readonly string[]): string {
   return [...new Set(scopes.join(' ').split(' ').filter(Boolean))].join(' ')
-}
-
-/** Where an upstream's token is kept: with the login's, unless it asks for one of its own. */
-export function audienceOf({
-  name,
-  scope,
-  resource,
-}: Pick<Config['upstreams'][number], 'name' | 'scope' | 'resource'>): TokenAudience {
-  const own = scope !== undefined || resource !== undefined
-  // A token that was obtained for another scope is not this upstream's, whatever its name.
-  const slot = own ? `${name}-${hash(JSON.stringify([scope, resource])).slice(0, 12)}` : loginSlot
-  return { slot, upstream: name, scope, resource }
 }
 
 function openStore({ config, clock, audit, log }: PartsOptions, lifetimes: Lifetimes): Store {

@@ -7,6 +7,7 @@ import type { StepUps } from '../flows/step-up.ts'
 import { type Admit, admissionOf, decorateAdmission, type Policy, setAdmission } from './admission.ts'
 import { again, createAnswers } from './answers.ts'
 import { checkBody, limitedBody } from './body-limit.ts'
+import type { Concurrency } from './concurrency.ts'
 import { markOwn } from './problem.ts'
 import { basePath } from './redirects.ts'
 import type { SessionWatch } from './session-watch.ts'
@@ -39,6 +40,9 @@ export interface ProxyDeps {
   stepUps: Pick<StepUps, 'demandIn' | 'refreshFor' | 'offering' | 'answer'>
   sessionWatch: SessionWatch
   webSockets: WebSockets
+  /** Of requests, and of event streams and websockets, by session. */
+  openRequests: Concurrency
+  openStreams: Concurrency
   publicOrigin: URL
   /** Origins of the application to which any upstream's redirects may lead. */
   origins: readonly string[]
@@ -116,6 +120,8 @@ async function registerUpstream(
     upgrade: Upgrade,
     options: SendOptions,
   ) => {
+    const { stored } = admissionOf(request)
+    if (stored !== null) upgrade.socket.once('close', deps.openStreams.enter(stored.session.id))
     const headers = options.rewriteRequestHeaders(request, { ...request.headers, host: url.host })
     const address = new URL(url.origin + targetOf(request))
     const dialled = await deps.webSockets.dial(request, { url: address, headers, timeoutMs, ca, maxMessage: maxBody })
@@ -125,14 +131,16 @@ async function registerUpstream(
       return options.onResponse(request, reply, refusal)
     }
     reply.hijack()
-    deps.webSockets.join(request, upgrade, dialled, admissionOf(request).stored, maxBody)
+    deps.webSockets.join(request, upgrade, dialled, stored, maxBody)
   }
 
-  scope.addHook('onRequest', async request => {
+  scope.addHook('onRequest', async (request, reply) => {
     const upgrade = websocketUpgrade(request)
     setAdmission(request, await deps.admit(request, upstream, upgrade === null ? 'request' : 'websocket'))
     if (upgrade !== null && !upstream.websocket) throw new BadRequest('There are no websockets here.')
     checkBody(request, maxBody)
+    const { stored } = admissionOf(request)
+    if (stored !== null && upgrade === null) reply.raw.once('close', deps.openRequests.enter(stored.session.id))
   })
   scope.addHook('preParsing', async ({ headers }, _reply, payload) =>
     headers['transfer-encoding'] === undefined ? payload : limitedBody(payload, maxBody),
