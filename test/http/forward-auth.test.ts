@@ -1,5 +1,6 @@
 import { request } from 'node:http'
 import tap, { type Test, test } from 'tap'
+import { randomToken } from '../../src/core/random.ts'
 import { rawRequest, type TestBrowser } from '../support/browser.ts'
 import { startGateway } from '../support/gateway.ts'
 import { startProvider } from '../support/provider.ts'
@@ -27,6 +28,11 @@ const stage = await startStage(tap, {
     UPSTREAM_ORDERS_PATH: '/orders',
     UPSTREAM_ORDERS_URL: upstreamUrl,
     UPSTREAM_ORDERS_SCOPE: 'orders',
+    UPSTREAM_STAFF_PATH: '/staff',
+    UPSTREAM_STAFF_URL: upstreamUrl,
+    UPSTREAM_STAFF_REQUIRE: 'sub=boss,berta',
+    UPSTREAM_STAFF_CLAIMS_HEADERS: 'X-User=sub, X-Mail=email, X-None=nothing',
+    RATE_LIMIT_INVALID: '20/m',
   },
 })
 const { gateway, provider, clock } = stage
@@ -115,6 +121,10 @@ test('each upstream has its own rules', async t => {
   refused(t, await send('/forward-auth/open', bearer), 403, 'csrf', 'optional is not without the rule')
   admitted(t, await send('/forward-auth/public', bearer), undefined, 'none')
   admitted(t, await ask(berta, {}, 'public'), undefined, 'none, never a token')
+  const staff = await ask(berta, { 'x-user': 'boss', 'x-none': 'forged' }, 'staff')
+  admitted(t, staff, token, 'with claims')
+  t.match(staff.headers, { 'x-user': 'berta', 'x-mail': /^berta/, 'x-none': undefined })
+  refused(t, await ask(await stage.loggedIn('anton'), {}, 'staff'), 403, 'forbidden')
   const image = { ...bearer, cookie: cookieOf(berta) }
   admitted(t, await send('/forward-auth/images', { ...image, 'sec-fetch-site': 'same-origin' }), token)
   admitted(t, await send('/forward-auth/images', { ...image, origin: gateway.url }), token)
@@ -263,6 +273,18 @@ test('a body is not read, however large and of whatever type', async t => {
   }
 })
 
+test('where the provider wants to see the user again, it is 401 with a login that is good once', async t => {
+  const jana = await stage.loggedIn('jana')
+  clock.advance(301_000)
+  const body = JSON.stringify({ error: 'interaction_required' })
+  const headers = { 'content-type': 'application/json' }
+  const demand = provider.respond('token', { status: 400, headers, body })
+  const answer = await ask(jana)
+  demand.stop()
+  refused(t, answer, 401, 'step_up_required')
+  t.match(answer.json().loginUrl, /^\/bff\/login\?step_up=[\w-]{43}$/)
+})
+
 test('tokens are refreshed, and an outage of the provider is 503', async t => {
   const ilse = await stage.loggedIn('ilse')
   const first = newestToken()
@@ -291,6 +313,22 @@ test('while Redis is away it is 503, and never anonymous', async t => {
     t.match(answer.headers['retry-after'], /^[1-9]\d*$/)
   }
   await redis.restart()
+})
+
+// Cookies are guessed from one address; what the guesser writes into X-Forwarded-For stands left of the proxy's own word.
+test('too many cookies that name nothing are 429 for one client of the proxy, and not for the others', async t => {
+  const guess = (from: string) =>
+    send('/forward-auth/u0', {
+      ...bearer,
+      'x-csrf': '1',
+      cookie: `${sessionCookie}=${randomToken()}`,
+      'x-forwarded-for': from,
+    })
+  for (let n = 0; n < 20; n += 1) refused(t, await guess(`203.0.113.${n}, 198.51.100.7`), 401, 'not_authenticated')
+  const answer = await guess('203.0.113.99, 198.51.100.7')
+  refused(t, answer, 429, 'too_many_requests')
+  t.match(answer.headers['retry-after'], /^[1-9]\d*$/)
+  refused(t, await guess('198.51.100.8'), 401, 'not_authenticated')
 })
 
 // Everything that a proxy forwards passes by the log.

@@ -53,6 +53,7 @@ async function fronted(t: Test, start: StartReverseProxy): Promise<void> {
       UPSTREAM_API_PATH: '/api',
       // What reaches it has gone through the gateway, and not through the proxy alone.
       UPSTREAM_API_URL: passedBy.url,
+      UPSTREAM_API_CLAIMS_HEADERS: 'X-User=sub',
     },
   })
   t.teardown(gateway.close)
@@ -86,7 +87,7 @@ async function fronted(t: Test, start: StartReverseProxy): Promise<void> {
       t.notOk(JSON.stringify(answer.rawHeaders).includes(`${annasToken}`), 'and the browser no token')
       const seen = api.requests.at(-1)
       t.match(seen, { method, url: '/items?x=1&y=%20z' })
-      t.equal(seen?.headers.authorization, `Bearer ${annasToken}`)
+      t.match(seen?.headers, { authorization: `Bearer ${annasToken}`, 'x-user': 'anna' })
       t.equal(seen?.body.toString(), body.body ?? '')
     }
     t.equal((await anna.api('/api/items', { method: 'HEAD' })).status, 200)
@@ -122,7 +123,7 @@ async function fronted(t: Test, start: StartReverseProxy): Promise<void> {
     const head = [`GET /api/items HTTP/1.1`, `Host: localhost:${port}`, `Cookie: ${cookie}`, 'X-CSRF: 1', ...forged]
     t.match(await rawRequest(port, `${head.join('\r\n')}\r\n\r\n`), /^HTTP\/1.1 200 /)
     t.notMatch(api.rawText(), /forged|6\.6\.6\.6|cookie|canary/i)
-    t.equal(api.requests[0]?.headers.authorization, `Bearer ${annasToken}`)
+    t.match(api.requests[0]?.headers, { authorization: `Bearer ${annasToken}`, 'x-user': 'anna' })
   })
 
   const refused = async (t: Test, asked: ReturnType<TestBrowser['api']>, expected: object) => {
@@ -142,6 +143,8 @@ async function fronted(t: Test, start: StartReverseProxy): Promise<void> {
     await refused(t, stranger.api('/api/items', { method: 'POST', body: 'x'.repeat(100_000) }), login)
     await refused(t, anna.api('/api/items', { cookies: [`${cookie}; ${cookie}`] }), login)
     await refused(t, anna.get('/api/items'), { status: 403, code: 'csrf' })
+    const options = anna.api('/api/items', { method: 'OPTIONS' })
+    await refused(t, options, { status: 405, code: 'method_not_allowed' })
     await refused(t, anna.api('/api/items', { headers: { origin: 'https://evil.test' } }), {
       status: 403,
       code: 'csrf',
