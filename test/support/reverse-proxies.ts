@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { findBinary } from './binary.ts'
@@ -39,7 +39,7 @@ export const startNginx: StartReverseProxy = surroundings =>
     )
     // One process, so that nothing is left when it is killed.
     const main = [
-      'daemon off; master_process off; worker_rlimit_core 0;',
+      'daemon off; master_process off;',
       `pid ${join(folder, 'pid')}; error_log stderr info;`,
       'events { worker_connections 128; }',
       `http { access_log off; ${temporary.join(' ')} include ${join(folder, 'site.conf')}; }`,
@@ -72,7 +72,6 @@ type Command = Pick<Parameters<typeof startProgram>[0], 'command' | 'args' | 'en
 function inFolder(name: string, commandIn: (folder: string) => Command): StartReverseProxy {
   return async ({ port }) => {
     const folder = mkdtempSync(join(tmpdir(), `coatcheck-${name}-`))
-    mkdirSync(folder, { recursive: true })
     const remove = () => rmSync(folder, { recursive: true, force: true })
     try {
       const program = await startProgram({ ...commandIn(folder), ready: `http://localhost:${port}/` })
