@@ -65,7 +65,7 @@ const [requestsPerSession, streamsPerSession] = [128, 64]
 export async function buildApp(options: AppOptions): Promise<App> {
   const { config, clock = systemClock } = options
   const publicOrigin = new URL(config.publicUrl)
-  const corsOrigins = config.corsOrigins.filter(origin => origin !== config.publicUrl)
+  const { corsOrigins } = config
   const cors = createCors({ origins: corsOrigins })
   /** How scripts are told of a path: in full, where they may be of another origin. */
   const addressOf = (path: string) => (corsOrigins.length > 0 ? config.publicUrl + path : path)

@@ -94,9 +94,7 @@ export function createParts(options: PartsOptions) {
   const accessTokens = createAccessTokens({ refreshTokens, clock, elapsed })
   const stepUps = createStepUps({ store, accessTokens, challengeStyle: preset.challenge, audit })
   const { publicUrl: origin, corsOrigins } = config
-  // What is the application's own origin answers scripts below some paths, however it is written.
-  const others = corsOrigins.filter(other => other !== origin)
-  const returnUrlRules = { origin, corsOrigins: others, excludedPaths: options.scriptPaths }
+  const returnUrlRules = { origin, corsOrigins, excludedPaths: options.scriptPaths }
   const login = createLoginFlow({
     store,
     provider,

@@ -67,15 +67,18 @@ export function registerClientAddress(
     },
   })
   const repeats = createRepeats(() => performance.now())
-  app.addHook('onRequest', async request => {
-    if (!isForwarded(request) || trusts(peerAddress(request))) return
+  const warn = (peer: string) => {
     // One line for all peers: they are as many as an attacker has addresses.
     const repeated = repeats('forwarded')
     if (repeated === null) return
     log.warn(
-      { peer: peerAddress(request), variable: 'TRUSTED_PROXIES', ...(repeated > 0 && { repeated }) },
+      { peer, variable: 'TRUSTED_PROXIES', ...(repeated > 0 && { repeated }) },
       'forwarding headers are ignored, since their sender is not one of TRUSTED_PROXIES',
     )
+  }
+  app.addHook('onRequest', (request, _reply, done) => {
+    if (isForwarded(request) && !trusts(peerAddress(request))) warn(peerAddress(request))
+    done()
   })
 }
 

@@ -38,13 +38,13 @@ export interface CorsDeps {
  */
 export function registerCors(app: FastifyInstance, deps: CorsDeps): void {
   const preflights = new WeakSet<FastifyRequest>()
-  app.addHook('onRequest', async (request, reply) => {
-    if (request.method !== 'OPTIONS' || !isPreflight(request, deps.publicOrigin)) return
+  app.addHook('onRequest', (request, reply, done) => {
+    if (request.method !== 'OPTIONS' || !isPreflight(request, deps.publicOrigin)) return done()
     const allowed = deps.cors.headersFor(request.headers.origin)
     if (allowed['access-control-allow-origin'] === undefined) {
       const detail = 'the Origin is not that of the application'
       deps.audit({ event: 'csrf_refused', route: request.routeOptions.url ?? '', detail })
-      throw new CsrfRefused(detail)
+      return done(new CsrfRefused(detail))
     }
     preflights.add(request)
     markOwn(reply)
@@ -52,7 +52,7 @@ export function registerCors(app: FastifyInstance, deps: CorsDeps): void {
     reply.header('access-control-allow-methods', methods)
     if (asked !== undefined && names.test(asked)) reply.header('access-control-allow-headers', asked)
     reply.header('access-control-max-age', String(maxAge))
-    return reply.code(204).send()
+    reply.code(204).send()
   })
   if (deps.cors.headersFor(undefined).vary === undefined) return
   app.addHook('onSend', async (request, reply) => {

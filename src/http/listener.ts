@@ -16,9 +16,9 @@ const methods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']
 
 /**
  * Refuses what no route should ever see: a target that is not a path (`GET http://evil.test/`, `//evil.test`, `*`), in
- * which a host could hide, or that could be read as another path; a method that nothing here has, such as TRACE, which repeats cookies; another host than the
- * application's (RFC 9110 §7.4); and a request that a TLS terminator in front of an https origin says it took over plain
- * http. That last header only ever serves to refuse, so it need not be trusted.
+ * which a host could hide, or that could be read as another path; a method that nothing here has, such as TRACE, which
+ * repeats cookies; another host than the application's (RFC 9110 §7.4); and a request that a TLS terminator in front of an
+ * https origin says it took over plain http. That last header only ever serves to refuse, so it need not be trusted.
  */
 export function registerTargetChecks(app: FastifyInstance, { publicOrigin, trusts, checkPath }: TargetChecks): void {
   const https = publicOrigin.protocol === 'https:'

@@ -160,3 +160,46 @@ test('a flood of cookies is refused at once, and one below the limit is survived
   t.match(await rawRequest(gateway.port, head(`${sessionCookie}=;`.repeat(800))), /^HTTP\/1\.1 401 /)
   t.ok(performance.now() - started < 3000)
 })
+
+// One header that takes a second to read, and a few clients stop everybody (OWASP ASVS 1.3.12).
+test('no parsing takes longer than its input is worth', async t => {
+  const long = 15_000
+  const headers: [string, string][] = [
+    ...['a=b; ', ';', ' ', '=', `${sessionCookie}=`, '"'].map((unit): [string, string] => ['Cookie', fill(unit, long)]),
+    ...['text/html,', ',', ';q=0,', '*'].map((unit): [string, string] => ['Accept', fill(unit, long)]),
+    ...['for=1.2.3.4,', '"', ','].map((unit): [string, string] => ['Forwarded', fill(unit, long)]),
+    ...['127.0.0.1,', '[', '1', ':', ',', ' ,', '::1,'].map((unit): [string, string] => [
+      'X-Forwarded-For',
+      fill(unit, long),
+    ]),
+    ...['localhost,', ',', 'a.', '['].map((unit): [string, string] => ['X-Forwarded-Host', fill(unit, long)]),
+    ...['http,', ' '].map((unit): [string, string] => ['X-Forwarded-Proto', fill(unit, long)]),
+    ...['a', '.', '[', ':1'].map((unit): [string, string] => ['Host', fill(unit, long)]),
+    ['Origin', fill('http://', long)],
+    ['Access-Control-Request-Headers', fill('a,', long)],
+    ['Access-Control-Request-Headers', fill('a, ', long)],
+  ]
+  const targets = ['/', '%2e/', '../', 'a/', '%25', ';', '%'].map(unit => `/${fill(unit, long)}`)
+  const returns = ['/', '%2F', '\\', '@', '#', 'http://', '/..'].map(
+    unit => `/bff/login?returnUrl=/${fill(unit, long)}`,
+  )
+  const requests = [
+    ...headers.map(([name, value]) => [`OPTIONS /bff/user`, `${name}: ${value}`]),
+    ...headers.map(([name, value]) => [`GET /bff/login/failed`, `${name}: ${value}`]),
+    ...[...targets, ...returns].map(target => [`GET ${target}`, 'X: x']),
+  ]
+  const timesMs: number[] = []
+  for (const [start, line] of requests) {
+    const host = line?.startsWith('Host:') ? '' : 'Host: localhost\r\n'
+    const started = performance.now()
+    const answer = await rawRequest(gateway.port, `${start} HTTP/1.1\r\n${host}${line}\r\nConnection: close\r\n\r\n`)
+    timesMs.push(performance.now() - started)
+    t.match(answer, /^HTTP\/1\.1 [234]\d\d /, `${start?.slice(0, 30)} ${line?.slice(0, 30)}`)
+  }
+  const slow = timesMs.toSorted((a, b) => a - b).at(-3) ?? 0
+  t.ok(slow < 250, `${Math.round(slow)} ms`)
+})
+
+function fill(unit: string, length: number): string {
+  return unit.repeat(Math.floor(length / unit.length))
+}
