@@ -38,15 +38,16 @@ export function serverOptionsOf({ headersMs, requestMs, unreadMs, checkMs }: Cli
 }
 
 /**
- * Closes connections on which nothing has moved for the connection timeout while part of an answer was still unread. Node
- * would close those of quiet event streams and of slow upstreams, too, were there no listener.
+ * Closes connections on which nothing has moved for the connection timeout while part of an answer was still unread, also
+ * after an upgrade. Node would close those of quiet event streams and of slow upstreams, too, were there no listener.
  */
 export function closeUnread({ server }: FastifyInstance): void {
-  server.prependListener('request', (_request: unknown, response: ServerResponse) => {
-    response.on('timeout', destroyUnread)
-  })
+  server.on('connection', (socket: Socket) => socket.on('timeout', destroyUnread))
+  server.prependListener('request', (_request: unknown, response: ServerResponse) => response.on('timeout', goOn))
 }
 
-function destroyUnread(this: ServerResponse, socket: Socket): void {
-  if (this.writableLength > 0) socket.destroy()
+function destroyUnread(this: Socket): void {
+  if (this.writableLength > 0) this.destroy()
 }
+
+function goOn(): void {}

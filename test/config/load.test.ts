@@ -247,3 +247,33 @@ test('a folder without a page is no SPA', async t => {
   for (const name of ['empty', 'odd']) t.match(faults(name), 'SPA_DIR must hold an index.html that can be read')
   for (const name of ['none', 'file']) t.match(faults(name), 'SPA_DIR must be a directory that can be read')
 })
+
+// Whoever trusts everybody, or a number of hops, lets any client write its own address (OWASP ASVS 4.1.3).
+test('proxies are trusted by address alone', async t => {
+  for (const value of [
+    'true',
+    '1',
+    '2',
+    '*',
+    'all',
+    'loopback',
+    'proxy.internal',
+    '10.0.0.0/33',
+    '10.0.0/8',
+    'fd00::/129',
+    '10.0.0.1/',
+    '10.0.0.1/8/9',
+    '10.0.0.1 10.0.0.2',
+  ])
+    t.same(
+      faultsOf({ ...minimal, TRUSTED_PROXIES: value }).faults.map(({ variable }) => variable),
+      ['TRUSTED_PROXIES'],
+      value,
+    )
+  t.same(loadConfig(minimal).trustedProxies, [])
+  t.same(loadConfig({ ...minimal, TRUSTED_PROXIES: '10.0.0.0/8, 192.0.2.7,fd00::/8' }).trustedProxies, [
+    '10.0.0.0/8',
+    '192.0.2.7',
+    'fd00::/8',
+  ])
+})

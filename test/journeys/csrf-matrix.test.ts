@@ -68,7 +68,6 @@ const endpoints: Endpoint[] = [
   { method: 'GET',    path: '/api/items',                     rule: 'header',         status: 200, types: [undefined] },
   { method: 'POST',   path: '/api/items',                     rule: 'header',         status: 200, types },
   { method: 'DELETE', path: '/api/items',                     rule: 'header',         status: 200, types: [undefined] },
-  { method: 'OPTIONS', path: '/api/items',                    rule: 'header',         status: 200, types: [undefined] },
 ]
 
 const keeps = (rule: Rule, origin?: string, site?: string, mark?: string) =>
