@@ -2,6 +2,7 @@ import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:ht
 import type { Duplex } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { type ProblemCode, problems } from '../core/errors.ts'
+import type { Connections } from './connections.ts'
 import type { Cors } from './cors.ts'
 import { fromFramework, problemOf, sendProblem } from './problem.ts'
 
@@ -16,13 +17,12 @@ const lingerMs = 2000
 
 /** Answers to what is refused before there is a route, or even a request: they are problems like all others. */
 export function createEarlyAnswers({ ownHeaders, cors }: EarlyAnswersDeps) {
-  /** The last response that was begun on a connection. */
-  const latest = new WeakMap<Duplex, ServerResponse>()
+  let connections: Connections | undefined
   const headers = { ...ownHeaders, ...cors.headersFor(undefined) }
 
   /** Whether an answer would be read as that to the request at fault, and not as part of another one's. */
   const isTurn = (socket: Duplex): boolean => {
-    const response = latest.get(socket)
+    const response = connections?.latest(socket)
     if (response === undefined || response.writableFinished) return true
     return !response.req.complete && !response.headersSent && response.socket !== null
   }
@@ -60,10 +60,8 @@ export function createEarlyAnswers({ ownHeaders, cors }: EarlyAnswersDeps) {
     },
 
     /** Takes part in the exchanges of a server, and answers what Node would not, or not as we do. */
-    watch({ server }: FastifyInstance): void {
-      server.prependListener('request', (_request: IncomingMessage, response: ServerResponse) => {
-        latest.set(response.req.socket, response)
-      })
+    watch({ server }: FastifyInstance, watched: Connections): void {
+      connections = watched
       server.on('connect', (_request: IncomingMessage, socket: Duplex) => {
         // Who hangs up meanwhile is of no interest.
         socket.on('error', () => socket.destroy())

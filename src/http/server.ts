@@ -1,5 +1,6 @@
 import fastify, { type FastifyInstance, type FastifyServerOptions, LogController } from 'fastify'
 import { type ClientLimits, closeUnread, serverOptionsOf } from './client-limits.ts'
+import { watchConnections } from './connections.ts'
 import type { Cors } from './cors.ts'
 import { createEarlyAnswers } from './early-answers.ts'
 import { ownHeadersFor } from './problem.ts'
@@ -31,7 +32,9 @@ export function createServer({ logger, limits, logsEveryRequest, cors, publicOri
   })
   closeUnread(server)
   server.decorate('ownHeaders', ownHeaders)
-  early.watch(server)
+  const connections = watchConnections(server.server)
+  early.watch(server, connections)
+  server.addHook('preClose', async () => connections.closeIdle())
   if (publicOrigin !== undefined)
     registerUpgrades(server, { refuse: socket => early.ofParser(new Error('an upgrade with a body'), socket) })
   return server
