@@ -1,4 +1,5 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 
 /** The connections of a server. */
@@ -6,8 +7,9 @@ export interface Connections {
   /** The last response that was begun on a connection. */
   latest(socket: Duplex): ServerResponse | undefined
   /**
-   * Closes connections on which no answer is under way, now and as they come: also those on which a request, or nothing at
-   * all, has begun. Node waits for these for ever when it closes, since its time limits end with that.
+   * Closes connections on which no answer is under way, now and as they come, and the others with their answer. Node waits
+   * for ever when it closes for those on which a request, or nothing at all, has begun, since its time limits end with
+   * that, and lets the others idle after their answer.
    */
   closeIdle(): void
 }
@@ -17,7 +19,12 @@ export function watchConnections(server: Server): Connections {
   const responses = new WeakMap<Duplex, ServerResponse>()
   let closing = false
 
-  const isIdle = (socket: Duplex) => responses.get(socket)?.writableFinished ?? true
+  const closeAfterAnswer = (socket: Duplex) => {
+    const response = responses.get(socket)
+    if (response === undefined || response.writableFinished) return void socket.destroy()
+    response.shouldKeepAlive = false
+    response.once('finish', () => (socket as Socket).destroySoon())
+  }
 
   server.on('connection', (socket: Duplex) => {
     if (closing) return void socket.destroy()
@@ -34,7 +41,7 @@ export function watchConnections(server: Server): Connections {
     latest: socket => responses.get(socket),
     closeIdle() {
       closing = true
-      for (const socket of sockets) if (isIdle(socket)) socket.destroy()
+      for (const socket of sockets) closeAfterAnswer(socket)
     },
   }
 }
