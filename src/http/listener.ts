@@ -12,6 +12,8 @@ export interface TargetChecks {
   checkPath: PathCheck
 }
 
+/** More than any browser sends; beyond 2000 Node drops what it does not count, and nobody would know. */
+const mostHeaders = 200
 const methods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']
 
 /**
@@ -23,6 +25,8 @@ const methods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']
 export function registerTargetChecks(app: FastifyInstance, { publicOrigin, trusts, checkPath }: TargetChecks): void {
   const https = publicOrigin.protocol === 'https:'
   app.addHook('onRequest', async (request, reply) => {
+    if (request.raw.rawHeaders.length > 2 * mostHeaders)
+      throw new GatewayError('headers_too_large', 'The request has too many headers.')
     const pathFault = checkPath(request.raw.url ?? '')
     if (pathFault !== null) throw new BadRequest(pathFault)
     if (!methods.includes(request.method)) {

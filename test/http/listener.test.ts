@@ -98,3 +98,11 @@ test('forwarding headers that are not believed are warned of, once for many', as
   await trusted.ask(['Host: app.example', 'X-Forwarded-For: 1.2.3.4'])
   t.strictSame(trusted.warnings, [])
 })
+
+// Node counts to 2000 headers and forgets the rest: a check for one header then passes, and so does what it should stop.
+test('headers that are too many are refused, not dropped', async t => {
+  const { ask } = await startChecked(t)
+  const many = (count: number) => Array.from({ length: count }, (_, index) => `X-${index}: 1`)
+  t.equal(await ask(['Host: localhost', ...many(150)]), 200)
+  for (const count of [200, 500, 2500]) t.equal(await ask(['Host: localhost', ...many(count)]), 431, String(count))
+})
