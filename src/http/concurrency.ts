@@ -3,11 +3,17 @@ import { TooManyRequests } from '../core/errors.ts'
 /** Counts what is under way at the same time, in this process alone. */
 export interface Concurrency {
   /**
-   * Counts one more, until the function that it returns is called, once or more often.
+   * Counts one more, until this is closed; it may be so already.
    *
    * @throws {TooManyRequests} when there are too many already
    */
-  enter(key: string): () => void
+  enter(key: string, closing: Closing): void
+}
+
+/** What says when it is over: a response, or a connection. */
+export interface Closing {
+  readonly destroyed: boolean
+  once(event: 'close', listener: () => void): unknown
 }
 
 const retryAfter = 1
@@ -16,18 +22,17 @@ const retryAfter = 1
 export function createConcurrency({ most }: { most: number }): Concurrency {
   const counts = new Map<string, number>()
   return {
-    enter(key) {
+    enter(key, closing) {
       const count = counts.get(key) ?? 0
       if (count >= most) throw new TooManyRequests(retryAfter)
+      // Nobody would say that it is over.
+      if (closing.destroyed) return
       counts.set(key, count + 1)
-      let inside = true
-      return () => {
-        if (!inside) return
-        inside = false
+      closing.once('close', () => {
         const left = (counts.get(key) ?? 1) - 1
         if (left > 0) counts.set(key, left)
         else counts.delete(key)
-      }
+      })
     },
   }
 }

@@ -121,7 +121,7 @@ async function registerUpstream(
     options: SendOptions,
   ) => {
     const { stored } = admissionOf(request)
-    if (stored !== null) upgrade.socket.once('close', deps.openStreams.enter(stored.session.id))
+    if (stored !== null) deps.openStreams.enter(stored.session.id, upgrade.socket)
     const headers = options.rewriteRequestHeaders(request, { ...request.headers, host: url.host })
     const address = new URL(url.origin + targetOf(request))
     const dialled = await deps.webSockets.dial(request, { url: address, headers, timeoutMs, ca, maxMessage: maxBody })
@@ -140,7 +140,7 @@ async function registerUpstream(
     if (upgrade !== null && !upstream.websocket) throw new BadRequest('There are no websockets here.')
     checkBody(request, maxBody)
     const { stored } = admissionOf(request)
-    if (stored !== null && upgrade === null) reply.raw.once('close', deps.openRequests.enter(stored.session.id))
+    if (stored !== null && upgrade === null) deps.openRequests.enter(stored.session.id, reply.raw)
   })
   scope.addHook('preParsing', async ({ headers }, _reply, payload) =>
     headers['transfer-encoding'] === undefined ? payload : limitedBody(payload, maxBody),

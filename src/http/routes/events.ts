@@ -16,9 +16,7 @@ export interface EventsRouteDeps {
 export function createEventsRoute({ streams, cors, open }: EventsRouteDeps) {
   return async (request: FastifyRequest, reply: FastifyReply) => {
     const stored = liveSession(request.found)
-    const leave = open.enter(stored.session.id)
-    reply.raw.once('close', leave)
-    if (reply.raw.destroyed) leave()
+    open.enter(stored.session.id, reply.raw)
     reply.hijack()
     for (const [name, value] of Object.entries(cors.headersFor(request.headers.origin)))
       reply.raw.setHeader(name, value)
