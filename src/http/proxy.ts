@@ -12,7 +12,7 @@ import { markOwn } from './problem.ts'
 import { basePath } from './redirects.ts'
 import type { SessionWatch } from './session-watch.ts'
 import { type Upgrade, websocketUpgrade } from './upgrades.ts'
-import { createUpstreamClient, isTimeout, passage } from './upstream-client.ts'
+import { createUpstreamClient, passage } from './upstream-client.ts'
 import { createRequestHeaders, responseHeaders } from './upstream-headers.ts'
 import { createUpstreamProofs, type SendOptions } from './upstream-proof.ts'
 import type { WebSockets } from './websockets.ts'
@@ -171,11 +171,11 @@ async function registerUpstream(
 }
 
 function upstreamFailed(reply: FastifyReply, { error }: { error: Error }): void {
+  // The plugin wraps what the client says.
   const cause = error.cause ?? error
-  if (cause instanceof GatewayError) return void reply.send(cause)
   reply.send(
-    isTimeout(cause)
-      ? new GatewayError('upstream_timeout', 'The API did not answer in time.', { cause })
+    cause instanceof GatewayError
+      ? cause
       : new GatewayError('bad_upstream', 'The API gave no usable answer.', { cause }),
   )
 }

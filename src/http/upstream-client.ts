@@ -1,6 +1,7 @@
 import type { IncomingHttpHeaders, ServerResponse } from 'node:http'
 import { Readable } from 'node:stream'
-import { Pool } from 'undici'
+import { type Dispatcher, Pool } from 'undici'
+import { GatewayError } from '../core/errors.ts'
 
 /** What the proxy plugin does not hand through; it rides on the headers. */
 export const passage = Symbol('passage')
@@ -40,8 +41,12 @@ export interface UpstreamBody extends Readable {
 
 /** The connections to one upstream, as a dispatcher for the proxy plugin. */
 export interface UpstreamClient {
-  /** Errors are those of undici and Node, by code. A client that leaves before its answer is complete takes the request along. */
-  request(request: UpstreamRequest, done: (error: Error | null, answer?: UpstreamAnswer) => void): void
+  /**
+   * A client that leaves before its answer is complete takes the request along. A GET or HEAD is sent once more, on a
+   * connection of its own, when the first one ended without a byte in answer; nothing else ever is. Errors, of the
+   * answer's body too, are {@link GatewayError}s.
+   */
+  request(request: UpstreamRequest, done: (error: GatewayError | null, answer?: UpstreamAnswer) => void): void
   destroy(): void
 }
 
@@ -62,90 +67,160 @@ const connectTimeoutMs = 10_000
  * verified, which the proxy plugin's own dispatcher does not do.
  */
 export function createUpstreamClient({ origin, timeoutMs, ca }: UpstreamClientOptions): UpstreamClient {
-  const pool = new Pool(origin, {
+  const options: Pool.Options = {
     connect: { timeout: Math.min(timeoutMs, connectTimeoutMs), ...(ca !== undefined && { ca }) },
     headersTimeout: timeoutMs,
     // undici's own would also end an event stream that is quiet.
     bodyTimeout: 0,
-  })
+  }
+  const kept = new Pool(origin, options)
+  /** Its connections serve one request each. */
+  const fresh = new Pool(origin, options)
 
   return {
-    request({ path, method, headers, body }, done) {
-      const client = headers[passage]?.client
-      let answer: UpstreamAnswer | undefined
-      let standstill: NodeJS.Timeout | undefined
-      let leave = () => {}
-
-      const settle = () => {
-        clearTimeout(standstill)
-        client?.off('close', leave)
-      }
-
-      pool.dispatch(
-        {
-          path: headers[passage]?.path ?? path,
-          method,
-          headers,
-          body: (body as Readable | string | undefined) || null,
-        },
-        {
-          onRequestStart(controller) {
-            settle()
-            leave = () => controller.abort(new Error('the client has gone'))
-            if (client?.destroyed) leave()
-            else client?.once('close', leave)
-          },
-
-          onResponseStart(controller, statusCode, given) {
-            // Interim answers, which a browser has no use for (RFC 9110 §15.2).
-            if (statusCode < 200) return
-            const watched = !isEventStream(given)
-            const watch = () => {
-              if (watched) standstill = setTimeout(() => controller.abort(new Standstill()), timeoutMs)
-            }
-            watch()
-            const stream: UpstreamBody = new Readable({
-              read() {
-                if (!controller.paused) return
-                controller.resume()
-                watch()
-              },
-              destroy(error, destroyed) {
-                // Nobody wants the rest.
-                if (!stream.readableEnded) controller.abort(error ?? new Error('the answer is not wanted'))
-                settle()
-                destroyed(error)
-              },
-            })
-            answer = { statusCode, headers: { ...given }, body: stream }
-            done(null, answer)
-          },
-
-          onResponseData(controller, chunk) {
-            if (!controller.paused) standstill?.refresh()
-            if (answer?.body.push(chunk)) return
-            // A slow reader is the client's affair, not the upstream's.
-            clearTimeout(standstill)
-            controller.pause()
-          },
-
-          onResponseEnd(_controller, trailers) {
-            settle()
-            if (answer === undefined) return
-            answer.body.trailers = trailers
-            answer.body.push(null)
-          },
-
-          onResponseError(_controller, error) {
-            settle()
-            if (answer === undefined) done(error)
-            else answer.body.destroy(error)
-          },
-        },
-      )
+    request(request, done) {
+      send(kept, request, { timeoutMs, reset: false }, (failure, answer) => {
+        if (failure === null) return done(null, answer)
+        if (!failure.unheard || !isSafe(request)) return done(unusable(failure.error))
+        send(fresh, request, { timeoutMs, reset: true }, (again, answer) =>
+          done(again === null ? null : unusable(again.error), answer),
+        )
+      })
     },
-    destroy: () => void pool.destroy(),
+    destroy() {
+      void kept.destroy()
+      void fresh.destroy()
+    },
   }
+}
+
+/** Why there is no answer. */
+interface Failure {
+  error: Error
+  /** The connection ended under the request, without a byte in answer: most likely it had ended before (RFC 9112 §9.3.1). */
+  unheard: boolean
+}
+
+/** What an upstream may be asked twice, since it asks for nothing to be done (RFC 9110 §9.2.2). */
+function isSafe({ method, body }: UpstreamRequest): boolean {
+  return (method === 'GET' || method === 'HEAD') && !body
+}
+
+function send(
+  pool: Dispatcher,
+  { path, method, headers, body }: UpstreamRequest,
+  { timeoutMs, reset }: { timeoutMs: number; reset: boolean },
+  done: (failure: Failure | null, answer?: UpstreamAnswer) => void,
+): void {
+  const client = headers[passage]?.client
+  let answer: UpstreamAnswer | undefined
+  let standstill: NodeJS.Timeout | undefined
+  let leave = () => {}
+  let [started, begun] = [false, false]
+
+  const settle = () => {
+    clearTimeout(standstill)
+    client?.off('close', leave)
+  }
+
+  const handler: Dispatcher.DispatchHandler & { onResponseStarted(): void } = {
+    onRequestStart(controller) {
+      settle()
+      started = true
+      leave = () => controller.abort(new Error('the client has gone'))
+      if (client?.destroyed) leave()
+      else client?.once('close', leave)
+    },
+
+    onResponseStarted() {
+      begun = true
+    },
+
+    onResponseStart(controller, statusCode, given) {
+      // Interim answers, which a browser has no use for (RFC 9110 §15.2).
+      if (statusCode < 200) return
+      const fault = faultOf(statusCode, given)
+      if (fault !== null) return controller.abort(new Error(fault))
+      const watched = !isEventStream(given)
+      const watch = () => {
+        if (watched) standstill = setTimeout(() => controller.abort(new Standstill()), timeoutMs)
+      }
+      watch()
+      const stream: UpstreamBody = new Readable({
+        read() {
+          if (!controller.paused) return
+          controller.resume()
+          watch()
+        },
+        destroy(error, destroyed) {
+          // Nobody wants the rest.
+          if (!stream.readableEnded) controller.abort(error ?? new Error('the answer is not wanted'))
+          settle()
+          destroyed(error)
+        },
+      })
+      answer = { statusCode, headers: { ...given }, body: stream }
+      // Whatever is said of its length: undici takes that of a 304 for one of a body to come (RFC 9110 §8.6).
+      if (isBodiless(method, statusCode)) {
+        clearTimeout(standstill)
+        stream.push(null)
+      }
+      done(null, answer)
+    },
+
+    onResponseData(controller, chunk) {
+      if (!controller.paused) standstill?.refresh()
+      if (answer?.body.push(chunk)) return
+      // A slow reader is the client's affair, not the upstream's.
+      clearTimeout(standstill)
+      controller.pause()
+    },
+
+    onResponseEnd(_controller, trailers) {
+      settle()
+      if (answer === undefined || isBodiless(method, answer.statusCode)) return
+      answer.body.trailers = trailers
+      answer.body.push(null)
+    },
+
+    onResponseError(_controller, error) {
+      settle()
+      if (answer === undefined) done({ error, unheard: started && !begun && isCut(error) })
+      else if (!isBodiless(method, answer.statusCode)) answer.body.destroy(unusable(error))
+    },
+  }
+
+  pool.dispatch(
+    {
+      path: headers[passage]?.path ?? path,
+      method: method as Dispatcher.HttpMethod,
+      headers,
+      body: (body as Readable | string | undefined) || null,
+      // `false` would keep the connection even after a HEAD that was answered with a body.
+      ...(reset && { reset }),
+    },
+    handler,
+  )
+}
+
+/** What makes an answer one that readers could take in different ways, or null. */
+function faultOf(statusCode: number, { 'transfer-encoding': coding }: IncomingHttpHeaders): string | null {
+  if (statusCode > 599) return 'the status is none (RFC 9110 §15)'
+  // Any other is read to the end of the connection, and would reach the client as if it were not coded.
+  if (coding !== undefined && !/^chunked$/i.test(String(coding))) return 'an unknown transfer coding (RFC 9112 §6.1)'
+  return null
+}
+
+function isBodiless(method: string, statusCode: number): boolean {
+  return method === 'HEAD' || statusCode === 204 || statusCode === 304
+}
+
+/** What a failure is to the client; one of the request's body is that already. */
+function unusable(cause: Error): GatewayError {
+  if (cause instanceof GatewayError) return cause
+  return isTimeout(cause)
+    ? new GatewayError('upstream_timeout', 'The API did not answer in time.', { cause })
+    : new GatewayError('bad_upstream', 'The API gave no usable answer.', { cause })
 }
 
 /** Whether an answer may be quiet for as long as it likes (HTML Living Standard §9.2). */
@@ -153,14 +228,23 @@ export function isEventStream(headers: IncomingHttpHeaders): boolean {
   return /^text\/event-stream\s*(;|$)/i.test(headers['content-type'] ?? '')
 }
 
-/** Whether an error of {@link UpstreamClient.request} means that something took too long. */
-export function isTimeout(error: unknown): boolean {
-  const code = error instanceof Error && 'code' in error ? error.code : undefined
-  return ['UND_ERR_HEADERS_TIMEOUT', 'UND_ERR_CONNECT_TIMEOUT', 'ETIMEDOUT'].includes(String(code))
+function isTimeout(error: Error): boolean {
+  return ['UND_ERR_HEADERS_TIMEOUT', 'UND_ERR_CONNECT_TIMEOUT', 'ETIMEDOUT', standstillCode].includes(codeOf(error))
 }
 
+/** Whether the other side ended the connection. */
+function isCut(error: Error): boolean {
+  return ['UND_ERR_SOCKET', 'ECONNRESET', 'EPIPE'].includes(codeOf(error))
+}
+
+function codeOf(error: Error): string {
+  return String('code' in error ? error.code : undefined)
+}
+
+const standstillCode = 'UPSTREAM_STANDSTILL'
+
 class Standstill extends Error {
-  readonly code = 'UPSTREAM_STANDSTILL'
+  readonly code = standstillCode
 
   constructor() {
     super('the answer stands still')
