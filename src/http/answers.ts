@@ -1,4 +1,4 @@
-import type { IncomingHttpHeaders } from 'node:http'
+import type { IncomingHttpHeaders, ServerResponse } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { challengeOf, type Demand } from '../core/challenge.ts'
 import { GatewayError } from '../core/errors.ts'
@@ -77,7 +77,8 @@ export function createAnswers(deps: AnswersDeps) {
     for (const name of ['location', 'content-location'] as const) {
       const address = headers[name]
       if (address === undefined) continue
-      const told = redirectFor(address, deps.targetOf(request), deps.redirects)
+      // Of two, each reader takes another one.
+      const told = Array.isArray(address) ? null : redirectFor(address, deps.targetOf(request), deps.redirects)
       if (told !== null) reply.header(name, told)
       else if (name === 'location' && (statusCode === 201 || statusCode >= 300))
         throw new GatewayError('bad_upstream', 'The API led to an address that this application does not lead to.', {
@@ -95,6 +96,13 @@ export function createAnswers(deps: AnswersDeps) {
       // What happened since the session was read was told to nobody.
       void watched.look()
     }
+    stream.prependOnceListener('error', () => {
+      if (reply.raw.headersSent) return
+      // What was said of the answer is not true of the problem in its place.
+      for (const name of reply.raw.getHeaderNames()) reply.raw.removeHeader(name)
+      setAside(reply, answer)
+    })
+    stream.once('resume', () => setImmediate(sendHeaders, reply.raw, stream))
     return reply.send(stream)
   }
 
@@ -106,6 +114,11 @@ export function createAnswers(deps: AnswersDeps) {
         reply.send(error)
       }),
   }
+}
+
+/** Node keeps headers until there is a body; an event stream that is quiet at first would not even seem to be open. */
+function sendHeaders(response: ServerResponse, stream: UpstreamBody): void {
+  if (!response.headersSent && !stream.destroyed && !response.destroyed) response.flushHeaders()
 }
 
 function isReplayable(request: FastifyRequest): boolean {
