@@ -28,6 +28,8 @@ export function limitedBody(body: NodeJS.ReadableStream, most: number): NodeJS.R
   })
   body.once('error', error => counted.destroy(error))
   body.once('aborted', () => counted.destroy())
+  // Nobody reads the refusal who is not let finish what they are sending.
+  counted.once('close', () => body.resume())
   return body.pipe(counted)
 }
 

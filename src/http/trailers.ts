@@ -18,7 +18,8 @@ export function passTrailers(
   if (headers.trailer === undefined || headers['content-length'] !== undefined) return
   if (request.method === 'HEAD' || request.raw.httpVersion !== '1.1' || statusCode === 204 || statusCode === 304) return
   const names = new Set(
-    headers.trailer
+    // Repeated headers come as a list, whatever their type says.
+    String(headers.trailer)
       .toLowerCase()
       .split(/[,\s]+/)
       .filter(name => /^[\w-]+$/.test(name) && !unfit.test(name)),
@@ -27,7 +28,9 @@ export function passTrailers(
   reply.header('trailer', [...names].join(', '))
   // Ahead of the end that the reply makes of it.
   stream.prependOnceListener('end', () => {
-    const kept = Object.entries(responseHeaders(stream.trailers ?? {})).filter(([name]) => names.has(name))
+    const { connection } = headers
+    const trailers = { ...stream.trailers, ...(connection !== undefined && { connection }) }
+    const kept = Object.entries(responseHeaders(trailers)).filter(([name]) => names.has(name))
     reply.raw.addTrailers(Object.fromEntries(kept) as Record<string, string>)
   })
 }
