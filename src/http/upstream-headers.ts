@@ -14,10 +14,18 @@ export interface ForwardedAs {
 
 /**
  * Headers that say who the client is, where it is, or what was really asked. An upstream may believe them, so only the
- * gateway may set them (RFC 9700 §4.13). Compared with `_` read as `-`, since many servers cannot tell them apart.
+ * gateway may set them (RFC 9700 §4.13, RFC 9440 §4). `Proxy` becomes `HTTP_PROXY` where headers become environment. Compared
+ * with all but letters and digits read as `-`, since many servers cannot tell them apart.
  */
-const claimed =
-  /^(cookie2?|.*authorization|dpop|forwarded|via|(x-)?real-ip|(x-|true-|cf-connecting-|fastly-|x-cluster-)?client-ip|cf-connecting-ip|(x-)?remote-.*|x-(access|id|refresh)-token|x-(forwarded|original|rewrite|host|user|username|userid|auth|authenticated|email|groups?|roles?|claims?|jwt|token|identity|principal|subject|tenant|consumer|credential|envoy|goog|ms-client|amzn-oidc|csrf|activity|http-method|method)(-.*)?)$/
+const claimed = new RegExp(
+  `^(${[
+    'cookie2?|.*authorization|dpop|forwarded|via|proxy|oidc-.*|cf-access-.*',
+    '(x-)?real-ip|(x-|true-|cf-connecting-|fastly-|x-cluster-|(x-|wl-)?proxy-)?client-ip|cf-connecting-ip|x-originating-ip',
+    '(x-)?remote-.*|(x-)?(ssl-)?client-(cert|verify|dn|subject|serial)(-.*)?|x-(url-)?scheme|front-end-https',
+    'x-(access|id|refresh)-token',
+    'x-(forwarded|original|rewrite|host|user|username|userid|userinfo|auth|authenticated|webauth|email|groups?|roles?|claims?|jwt|token|identity|principal|subject|tenant|scope-orgid|consumer|credential|envoy|pomerium|vouch|oidc|sso|goog|ms-client|ms-token|amzn-oidc|csrf|activity|http-method|method)(-.*)?',
+  ].join('|')})$`,
+)
 
 /** Headers of one connection only (RFC 9110 §7.6.1); what `Connection` names is dropped beside them. */
 const hopByHop = new Set([
@@ -30,6 +38,9 @@ const hopByHop = new Set([
   'transfer-encoding',
   'upgrade',
 ])
+
+const unusual = /[^a-z0-9-]/
+const unusualAll = /[^a-z0-9-]/g
 
 /** Answered by this server, or between it and the client alone: `Expect` (RFC 9110 §10.1.1), h2c (RFC 7540 §3.2.1). */
 const ours = /^(expect|http2-settings|sec-websocket-.*|access-control-request-.*)$/
@@ -64,7 +75,8 @@ export function createRequestHeaders(claimNames: readonly string[]): RequestHead
 }
 
 function plain(name: string): string {
-  return name.toLowerCase().replaceAll('_', '-')
+  const lower = name.toLowerCase()
+  return unusual.test(lower) ? lower.replaceAll(unusualAll, '-') : lower
 }
 
 /** What `Connection` names beside itself, in either direction. */

@@ -32,13 +32,20 @@ test('no header that claims an identity, an address or another request gets thro
     'x-remote-user remote-user x-auth-user x-auth-request-email x-authenticated-user x-authenticated-userid',
     'x-consumer-id x-credential-identifier x-ms-client-principal x-ms-client-principal-id x-amzn-oidc-data',
     'x-amzn-oidc-identity x-goog-authenticated-user-email x-goog-iap-jwt-assertion x-jwt-payload x-envoy-original-path',
+    'proxy client-cert client-cert-chain ssl-client-verify x-ssl-client-cert x-client-cert x-client-dn x-userinfo',
+    'x-webauth-user x-scope-orgid oidc-claim-sub oidc-access-token cf-access-authenticated-user-email x-vouch-user',
+    'x-pomerium-jwt-assertion x-ms-token-aad-id-token x-originating-ip wl-proxy-client-ip x-scheme front-end-https',
     'x-http-method-override x-method-override x-http-method x-csrf x-activity expect http2-settings x-staff-id',
   ]
     .join(' ')
     .split(' ')
   const clean = requestHeaders({}, forwarded)
   for (const name of names) {
-    for (const spelling of new Set([name, name.replaceAll('-', '_'), name.replace('-', '_')]))
+    const spellings = [
+      name,
+      ...['_', '.', '!', '~'].flatMap(mark => [name.replaceAll('-', mark), name.replace('-', mark)]),
+    ]
+    for (const spelling of new Set(spellings))
       t.same(requestHeaders({ [spelling]: 'forged' }, forwarded), clean, spelling)
   }
 })
@@ -46,7 +53,7 @@ test('no header that claims an identity, an address or another request gets thro
 test('what an application sends for itself gets through', async t => {
   const names =
     'accept accept-language content-type content-length if-match range user-agent referer origin traceparent ' +
-    'x-requested-with x-request-id idempotency-key x-api-version sec-fetch-site x-usage'
+    'x-requested-with x-request-id x-correlation-id x-client-version idempotency-key x-api-version sec-fetch-site x-usage'
   for (const name of names.split(' ')) t.equal(requestHeaders({ [name]: 'kept' }, forwarded)[name], 'kept', name)
 })
 
@@ -71,7 +78,7 @@ test('headers of one connection stay on it, in both directions', async t => {
 
 test('what the gateway says of the user is said by nobody else', async t => {
   const told = { ...forwarded, claims: { 'x-staff-id': '7' } }
-  for (const spelling of ['x-staff-id', 'x_staff_id', 'x-staff_id'])
+  for (const spelling of ['x-staff-id', 'x_staff_id', 'x-staff_id', 'X.Staff.Id', 'x|staff|id'])
     t.same(requestHeaders({ [spelling]: 'admin' }, told), { ...requestHeaders({}, forwarded), 'x-staff-id': '7' })
   t.equal(requestHeaders({}, { ...forwarded, authorization: undefined }).authorization, undefined)
 })
