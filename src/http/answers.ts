@@ -17,7 +17,7 @@ export const again = Symbol('again')
 
 declare module 'fastify' {
   interface FastifyRequest {
-    [again]: (() => FastifyReply) | null
+    [again]: (() => unknown) | null
   }
 }
 

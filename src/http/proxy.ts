@@ -108,10 +108,14 @@ async function registerUpstream(
   }
 
   /** By the session, not by configuration: a bound token never goes out as if it were none. */
-  const sendOptions = (request: FastifyRequest, destination: string): SendOptions => {
+  const sendOptions = (
+    request: FastifyRequest,
+    destination: string,
+    send: (options: SendOptions) => unknown,
+  ): SendOptions => {
     const key = admissionOf(request).stored?.session.dpopKey
     const accessToken = () => admissionOf(request).accessToken ?? ''
-    return key === undefined ? plain : proofs.bind(plain, { key, destination, accessToken })
+    return key === undefined ? plain : proofs.bind(plain, { key, destination, accessToken, send })
   }
 
   const joinWebSocket = async (
@@ -120,18 +124,16 @@ async function registerUpstream(
     upgrade: Upgrade,
     options: SendOptions,
   ) => {
-    const { stored } = admissionOf(request)
-    if (stored !== null) deps.openStreams.enter(stored.session.id, upgrade.socket)
     const headers = options.rewriteRequestHeaders(request, { ...request.headers, host: url.host })
-    const address = new URL(url.origin + targetOf(request))
-    const dialled = await deps.webSockets.dial(request, { url: address, headers, timeoutMs, ca, maxMessage: maxBody })
+    const handshake = { origin: url.origin, target: targetOf(request), headers, timeoutMs, ca, maxMessage: maxBody }
+    const dialled = await deps.webSockets.dial(request, upgrade, handshake)
     if ('refusal' in dialled) {
       const { refusal } = dialled
       reply.code(refusal.statusCode).headers(options.rewriteHeaders(refusal.headers, request))
       return options.onResponse(request, reply, refusal)
     }
     reply.hijack()
-    deps.webSockets.join(request, upgrade, dialled, stored, maxBody)
+    deps.webSockets.join(request, upgrade, dialled, admissionOf(request).stored, maxBody)
   }
 
   scope.addHook('onRequest', async (request, reply) => {
@@ -140,7 +142,9 @@ async function registerUpstream(
     if (upgrade !== null && !upstream.websocket) throw new BadRequest('There are no websockets here.')
     checkBody(request, maxBody)
     const { stored } = admissionOf(request)
-    if (stored !== null && upgrade === null) deps.openRequests.enter(stored.session.id, reply.raw)
+    if (stored === null) return
+    if (upgrade === null) deps.openRequests.enter(stored.session.id, reply.raw)
+    else deps.openStreams.enter(stored.session.id, upgrade.socket)
   })
   scope.addHook('preParsing', async ({ headers }, _reply, payload) =>
     headers['transfer-encoding'] === undefined ? payload : limitedBody(payload, maxBody),
@@ -159,12 +163,15 @@ async function registerUpstream(
     handler(request, reply) {
       const target = targetOf(request)
       const destination = target.split('?', 1)[0] ?? target
-      const options = { ...sendOptions(request, destination), onError: upstreamFailed }
       const upgrade = websocketUpgrade(request)
-      if (upgrade !== null) return joinWebSocket(request, reply, upgrade, options)
+      const send = (options: SendOptions): unknown =>
+        upgrade === null
+          ? reply.from(destination, { ...options, onError: upstreamFailed } as object)
+          : joinWebSocket(request, reply, upgrade, options)
+      const options = sendOptions(request, destination, send)
       request[passage] = { path: target, client: reply.raw }
-      request[again] = () => reply.from(destination, options as object)
-      return reply.from(destination, options as object)
+      request[again] = () => send(options)
+      return send(options)
     },
   })
   scope.addHook('onClose', async () => client.destroy())

@@ -18,11 +18,21 @@ const upgrades = new WeakMap<IncomingMessage, Upgrade>()
  * said of it, which a server may (RFC 9110 §7.8), h2c included.
  */
 export function registerUpgrades(app: FastifyInstance, { refuse }: { refuse: (socket: Socket) => void }): void {
+  /** The last response that was begun on a connection. */
+  const latest = new WeakMap<Socket, ServerResponse>()
+  app.server.prependListener('request', ({ socket }: IncomingMessage, response: ServerResponse) => {
+    latest.set(socket, response)
+  })
+
   app.server.on('upgrade', (message: IncomingMessage, socket: Socket, head: Buffer) => {
     socket.on('error', () => socket.destroy())
-    // The parser has let go of the connection: a body would never come.
     const { method, headers } = message
-    if (!['GET', 'HEAD'].includes(method ?? '') || hasBody(headers)) return refuse(socket)
+    // The parser has let go of the connection: a body would never come. And a connection has but one answer at a time.
+    if (!['GET', 'HEAD'].includes(method ?? '') || hasBody(headers) || isBusy(latest.get(socket))) return refuse(socket)
+    // As after any other request, who hangs up is told nothing more; nobody else would notice, now that the parser is gone.
+    const hangUp = () => socket.destroy()
+    socket.once('end', hangUp)
+    if (!asksForWebSocket(headers)) socket.resume()
     const response = new ServerResponse(message)
     response.shouldKeepAlive = false
     response.assignSocket(socket)
@@ -32,6 +42,7 @@ export function registerUpgrades(app: FastifyInstance, { refuse }: { refuse: (so
       socket,
       head,
       release() {
+        socket.off('end', hangUp)
         response.off('finish', end)
         response.detachSocket(socket)
       },
@@ -42,8 +53,18 @@ export function registerUpgrades(app: FastifyInstance, { refuse }: { refuse: (so
 
 /** The connection of a request that asks for a websocket (RFC 6455 §4.2.1), or null. */
 export function websocketUpgrade({ raw, headers }: FastifyRequest): Upgrade | null {
-  const asked = headers.upgrade?.toLowerCase() === 'websocket'
+  // HTTP/1.0 knows of no other protocol (RFC 9110 §7.8).
+  const asked = asksForWebSocket(headers) && raw.httpVersion === '1.1'
   return (asked ? upgrades.get(raw) : undefined) ?? null
+}
+
+function asksForWebSocket({ upgrade }: IncomingMessage['headers']): boolean {
+  return upgrade?.toLowerCase() === 'websocket'
+}
+
+/** Whether a response is still to be sent, or sent but not yet let go of by its connection. */
+function isBusy(response: ServerResponse | undefined): boolean {
+  return response !== undefined && (response.socket !== null || !response.writableFinished)
 }
 
 function hasBody(headers: IncomingMessage['headers']): boolean {

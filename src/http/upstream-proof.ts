@@ -20,6 +20,8 @@ export interface BoundRequest {
   destination: string
   /** The token at the moment of sending: a refused one may be replaced in between. */
   accessToken: () => string
+  /** Sends the request, or sends it again. */
+  send: (options: SendOptions) => unknown
 }
 
 /** Sends bound tokens to one upstream (RFC 9449 §7). */
@@ -36,7 +38,7 @@ export function createUpstreamProofs({ origin, clock }: { origin: string; clock:
   let nonce: string | undefined
 
   return {
-    bind(options, { key, destination, accessToken }) {
+    bind(options, { key, destination, accessToken, send }) {
       let repeated = false
 
       const bound: SendOptions = {
@@ -67,7 +69,7 @@ export function createUpstreamProofs({ origin, clock }: { origin: string; clock:
               new GatewayError('bad_upstream', 'The API wants this request to be sent again.', { retryAfter: 1 }),
             )
           repeated = true
-          return reply.from(destination, bound as object)
+          return send(bound)
         },
       }
       return bound

@@ -1,4 +1,5 @@
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
+import type { Socket } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import { WebSocket, WebSocketServer } from 'ws'
 import { BadRequest, GatewayError } from '../core/errors.ts'
@@ -14,7 +15,9 @@ export interface HandshakeRefusal {
 /** A handshake with an upstream. */
 export interface Handshake {
   /** With `http:` or `https:`. */
-  url: URL
+  origin: string
+  /** Path and query, as they go over the wire. */
+  target: string
   headers: IncomingHttpHeaders
   /** Milliseconds. */
   timeoutMs: number
@@ -23,20 +26,33 @@ export interface Handshake {
   maxMessage: number
 }
 
+/** One end of a websocket that goes through here. */
+export interface Side {
+  websocket: WebSocket
+  connection: Socket
+}
+
+/** An upstream that has said yes. */
+export interface Dialled extends Side {
+  /** The subprotocol that it chose, or none. */
+  protocol: string | undefined
+}
+
 /** The websockets that go through this replica. */
 export interface WebSockets {
   /**
-   * Asks the upstream for a websocket, with all subprotocols that the client offers.
+   * Asks the upstream for a websocket, with all subprotocols that the client offers. A client that hangs up meanwhile takes
+   * the connection along.
    *
-   * @throws {BadRequest} when the client's handshake is not sound, before the upstream hears of it
+   * @throws {BadRequest} when the client's handshake is not sound, before the upstream hears of it; when it has gone
    * @throws {GatewayError} 502, 504
    */
-  dial(request: FastifyRequest, handshake: Handshake): Promise<WebSocket | HandshakeRefusal>
+  dial(request: FastifyRequest, upgrade: Upgrade, handshake: Handshake): Promise<Dialled | HandshakeRefusal>
   /** Accepts the client with the subprotocol that the upstream chose, and joins the two until one of them, or the session, ends. */
   join(
     request: FastifyRequest,
     upgrade: Upgrade,
-    upstream: WebSocket,
+    upstream: Dialled,
     stored: StoredSession | null,
     maxMessage: number,
   ): void
@@ -46,52 +62,72 @@ export interface WebSockets {
 
 /** The application's own range of close codes (RFC 6455 §7.4.2): the session has ended. */
 const sessionEnded = 4401
-const goingAway = 1001
-/** A side that does not answer a ping for this long is gone; proxies on the way see traffic more often than that. */
+/** RFC 6455 §7.4.1. */
+const [goingAway, protocolError, tooBig] = [1001, 1002, 1009]
+/** A side of which nothing is heard for this long after a ping is gone; proxies on the way see traffic more often than that. */
 const heartbeatMs = 30_000
-/** How long a side may take to answer a close before it is cut off. */
-const closeGraceMs = 500
-/** Of data that one side has not taken yet, in bytes, before the other is read no further. */
+/** How long a side may take to answer a close that the gateway asks for before it is cut off. */
+const promptMs = 500
+/** The same for a close that the other side asked for: what it sent before may still be on its way. */
+const lingerMs = 10_000
+/** Of data that one side has sent and the other has not taken yet, in bytes, before the one is read no further. */
 const highWaterMark = 1024 * 1024
+/** What a message on its way takes in memory beside its content, in bytes. */
+const messageCost = 512
 
 export function createWebSockets({ sessionWatch }: { sessionWatch: SessionWatch }): WebSockets {
-  const links = new Set<{ close(code: number, reason: string): void }>()
+  const links = new Set<Link>()
   let closed = false
 
   return {
-    dial(request, { url, headers, timeoutMs, ca, maxMessage }) {
+    dial(request, { socket: client }, { origin, target, headers, timeoutMs, ca, maxMessage }) {
       const protocols = offered(request)
-      const address = new URL(url)
-      address.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:'
-      const socket = new WebSocket(address, protocols, {
+      if (client.destroyed) throw new BadRequest('The client has gone.')
+      let answered: { connection: Socket; protocol: string | undefined } | undefined
+      const websocket = new WebSocket(origin.replace(/^http/, 'ws'), protocols, {
         headers: headers as Record<string, string>,
         perMessageDeflate: false,
         followRedirects: false,
         maxPayload: maxMessage,
         ...(ca !== undefined && { ca }),
+        finishRequest(outgoing) {
+          // A URL would spell it anew.
+          outgoing.path = target
+          outgoing.prependOnceListener('upgrade', answer => {
+            const protocol = answer.headers['sec-websocket-protocol']
+            answered = { connection: answer.socket, protocol }
+            // To choose none of those offered is fine (RFC 6455 §4.2.2), but not with this library.
+            if (protocol === undefined && protocols[0] !== undefined)
+              answer.headers['sec-websocket-protocol'] = protocols[0]
+          })
+          outgoing.end()
+        },
       })
-      const gone = () => socket.terminate()
-      request.raw.socket.once('close', gone)
       let late: NodeJS.Timeout | undefined
-      return new Promise<WebSocket | HandshakeRefusal>((resolve, reject) => {
-        late = setTimeout(() => {
-          reject(new GatewayError('upstream_timeout', 'The API did not answer in time.'))
-          socket.terminate()
-        }, timeoutMs)
-        socket.once('open', () => {
+      let gone = () => {}
+      return new Promise<Dialled | HandshakeRefusal>((resolve, reject) => {
+        const giveUp = (error: GatewayError) => {
+          reject(error)
+          websocket.terminate()
+        }
+        gone = () => giveUp(new BadRequest('The client has gone.'))
+        client.once('close', gone)
+        const tooLate = () => giveUp(new GatewayError('upstream_timeout', 'The API did not answer in time.'))
+        late = setTimeout(tooLate, timeoutMs)
+        websocket.once('open', () => {
           // Nothing is lost that comes before the client is there to take it.
-          socket.pause()
-          resolve(socket)
+          websocket.pause()
+          if (answered !== undefined) resolve({ websocket, ...answered })
         })
-        socket.once('unexpected-response', (_outgoing, answer) =>
+        websocket.once('unexpected-response', (_outgoing, answer) =>
           resolve({ refusal: { statusCode: answer.statusCode ?? 502, headers: answer.headers, stream: answer } }),
         )
-        socket.on('error', cause =>
+        websocket.on('error', cause =>
           reject(new GatewayError('bad_upstream', 'The API gave no usable answer.', { cause })),
         )
       }).finally(() => {
         clearTimeout(late)
-        request.raw.socket.off('close', gone)
+        client.off('close', gone)
       })
     },
 
@@ -101,79 +137,102 @@ export function createWebSockets({ sessionWatch }: { sessionWatch: SessionWatch 
         clientTracking: false,
         perMessageDeflate: false,
         maxPayload: maxMessage,
-        handleProtocols: () => upstream.protocol || false,
+        handleProtocols: () => upstream.protocol ?? false,
       })
+      let accepted = false
       upgrade.release()
-      server.handleUpgrade(request.raw, upgrade.socket, upgrade.head, client => {
-        const link = joined(client, upstream, () => {
+      server.handleUpgrade(request.raw, upgrade.socket, upgrade.head, websocket => {
+        accepted = true
+        const link = joined({ websocket, connection: upgrade.socket }, upstream, () => {
           links.delete(link)
           watched?.stop()
         })
         links.add(link)
-        const watched =
-          stored &&
-          sessionWatch.watch(stored.session.id, { ended: () => link.close(sessionEnded, 'the session has ended') })
+        const ended = () => link.close(sessionEnded, 'the session has ended', promptMs)
+        const watched = stored && sessionWatch.watch(stored.session.id, { ended })
         // What happened since the session was read was told to nobody.
         void watched?.look()
-        if (closed) link.close(goingAway, 'the gateway is stopping')
+        if (closed) link.close(goingAway, 'the gateway is stopping', promptMs)
       })
-      // A client that went away during the handshake is no client: nobody will close the upstream's side.
-      if (upgrade.socket.destroyed) upstream.terminate()
+      // A client that went away during the handshake is no client: nobody would close the upstream's side.
+      if (!accepted) upstream.websocket.terminate()
     },
 
     close() {
       closed = true
-      for (const link of links) link.close(goingAway, 'the gateway is stopping')
+      for (const link of links) link.close(goingAway, 'the gateway is stopping', promptMs)
     },
   }
 }
 
+interface Link {
+  /** Closes both sides with a code and a reason, and cuts off after some milliseconds who does not answer that. */
+  close(code: number, reason: string | Buffer, graceMs: number): void
+}
+
 /** Two websockets as one, each message as it came, neither side faster than the other takes it. */
-function joined(client: WebSocket, upstream: WebSocket, ended: () => void) {
-  const sides = [client, upstream] as const
+function joined(client: Side, upstream: Side, ended: () => void): Link {
+  const sides = [client.websocket, upstream.websocket] as const
   let over = false
 
-  const close = (code: number, reason: string) => {
+  const close = (code: number, reason: string | Buffer, graceMs: number) => {
     if (over) return
     over = true
     clearInterval(heartbeat)
     for (const side of sides) {
       side.removeAllListeners('message')
       side.resume()
+      if (side.readyState === WebSocket.CLOSED) continue
       if (sendable(code)) side.close(code, reason)
       else if (code === unstated) side.close()
-      else side.terminate()
+      // Cut off as the other was, but behind what that has sent.
+      else side.ping(undefined, undefined, () => side.terminate())
       // One that does not answer would keep the connection open as long as it likes.
-      setTimeout(() => side.terminate(), closeGraceMs).unref()
+      const late = setTimeout(() => side.terminate(), graceMs).unref()
+      side.once('close', () => clearTimeout(late))
     }
     ended()
   }
 
-  for (const [from, to] of [sides, [upstream, client] as const]) {
+  for (const [from, to] of [sides, [upstream.websocket, client.websocket] as const]) {
+    let owed = 0
     from.on('message', (data, binary) => {
+      const size = (data as Buffer).length + messageCost
+      owed += size
+      if (owed > highWaterMark) from.pause()
       to.send(data, { binary }, () => {
-        if (from.isPaused && to.bufferedAmount < highWaterMark / 2) from.resume()
+        owed -= size
+        if (from.isPaused && owed < highWaterMark / 2) from.resume()
       })
-      if (to.bufferedAmount > highWaterMark) from.pause()
     })
-    from.once('close', (code, reason) => close(code, reason.toString()))
-    // The close that follows an error says the rest.
-    from.on('error', () => {})
+    from.once('close', (code, reason) => close(code, reason, lingerMs))
+    // The side at fault has been told more exactly.
+    from.on('error', error => close(isTooBig(error) ? tooBig : protocolError, '', lingerMs))
   }
 
-  const alive = new WeakSet<WebSocket>(sides)
-  for (const side of sides) side.on('pong', () => alive.add(side))
-  const heartbeat = setInterval(() => {
-    for (const side of sides) {
-      // One that is held back cannot be heard.
-      if (!side.isPaused && !alive.delete(side)) side.terminate()
-      else side.ping()
-    }
-  }, heartbeatMs)
-  heartbeat.unref()
-
-  upstream.resume()
+  const heartbeat = startHeartbeat([client, upstream])
+  upstream.websocket.resume()
   return { close }
+}
+
+/** Cuts off sides of which nothing more is heard. Any byte will do: a pong has to wait behind a message that is long. */
+function startHeartbeat(sides: readonly Side[]): NodeJS.Timeout {
+  const heard = new Map<Side, number>()
+  const beat = () => {
+    for (const side of sides) {
+      const { websocket, connection } = side
+      // One that is held back cannot be heard.
+      const held = websocket.isPaused
+      if (!held && heard.get(side) === connection.bytesRead) websocket.terminate()
+      else websocket.ping()
+      heard.set(side, held ? -1 : connection.bytesRead)
+    }
+  }
+  return setInterval(beat, heartbeatMs).unref()
+}
+
+function isTooBig(error: Error): boolean {
+  return 'code' in error && error.code === 'WS_ERR_UNSUPPORTED_MESSAGE_LENGTH'
 }
 
 /** No code was sent: none is sent on. */
@@ -189,8 +248,9 @@ function offered({ method, headers }: FastifyRequest): string[] {
   const key = headers['sec-websocket-key'] ?? ''
   if (method !== 'GET' || !/^[A-Za-z0-9+/]{22}==$/.test(key) || headers['sec-websocket-version'] !== '13')
     throw new BadRequest('The websocket handshake is not valid.')
-  const protocols = (headers['sec-websocket-protocol'] ?? '').split(',').map(name => name.trim())
-  if (protocols.length === 1 && protocols[0] === '') return []
+  const header = headers['sec-websocket-protocol']
+  if (header === undefined) return []
+  const protocols = header.split(',').map(name => name.trim())
   if (new Set(protocols).size !== protocols.length || !protocols.every(name => /^[\w!#$%&'*+.^`|~-]+$/.test(name)))
     throw new BadRequest('The websocket subprotocols are not valid.')
   return protocols
