@@ -119,12 +119,15 @@ export function createWebSockets({ sessionWatch }: { sessionWatch: SessionWatch 
           websocket.pause()
           if (answered !== undefined) resolve({ websocket, ...answered })
         })
-        websocket.once('unexpected-response', (_outgoing, answer) =>
-          resolve({ refusal: { statusCode: answer.statusCode ?? 502, headers: answer.headers, stream: answer } }),
-        )
-        websocket.on('error', cause =>
-          reject(new GatewayError('bad_upstream', 'The API gave no usable answer.', { cause })),
-        )
+        const unusable = (cause?: Error) =>
+          new GatewayError('bad_upstream', 'The API gave no usable answer.', { cause })
+        websocket.once('unexpected-response', (_outgoing, answer) => {
+          const { statusCode = 0, headers } = answer
+          // A yes that does not say to what (RFC 9110 §15.2.2).
+          if (statusCode < 200) giveUp(unusable())
+          else resolve({ refusal: { statusCode, headers, stream: answer } })
+        })
+        websocket.on('error', cause => reject(unusable(cause)))
       }).finally(() => {
         clearTimeout(late)
         client.off('close', gone)
