@@ -1,13 +1,19 @@
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import { connect, type Socket } from 'node:net'
 import tap, { test } from 'tap'
 import { WebSocket } from 'ws'
 import { createBrowser } from '../support/browser.ts'
 import { startProvider } from '../support/provider.ts'
 import { startRedis } from '../support/redis.ts'
 import { startReplicas } from '../support/replicas.ts'
-import { type AcceptOptions, acceptSockets, openSocket, type TestSocket, within } from '../support/sockets.ts'
+import {
+  type AcceptOptions,
+  acceptSockets,
+  openSocket,
+  rawSocket,
+  type TestSocket,
+  within,
+} from '../support/sockets.ts'
 import { login, sessionCookie } from '../support/stage.ts'
 import { startUpstream } from '../support/upstream.ts'
 
@@ -168,7 +174,7 @@ test('frames that break the protocol end both sides', async t => {
   ]
   for (const [name, bytes] of broken) {
     const server = acceptSockets(upstream)
-    const socket = await rawSocket()
+    const socket = await rawSocket(`${gateway.url}/api/live`, { cookie })
     const far = await server.socket()
     const gone = new Promise(resolve => socket.once('close', resolve))
     socket.resume()
@@ -235,7 +241,7 @@ test('neither empty messages nor pings for a side that does not read fill the me
   ]
   for (const [name, frame] of frames) {
     const server = acceptSockets(upstream)
-    const socket = await rawSocket()
+    const socket = await rawSocket(`${gateway.url}/api/live`, { cookie })
     const far = await server.socket()
     far.ws.pause()
     socket.pause()
@@ -285,25 +291,4 @@ function established(port: number): number {
     .filter(line =>
       new RegExp(`:${hex} [0-9A-F]+:[0-9A-F]{4} 01 |[0-9A-F]:[0-9A-F]{4} [0-9A-F]+:${hex} 01 `).test(line),
     ).length
-}
-
-/** A websocket of which the test writes the frames itself. */
-async function rawSocket(): Promise<Socket> {
-  const { port } = new URL(replicas.url)
-  const socket = connect(Number(port), 'localhost')
-  socket.on('error', () => undefined)
-  const lines = [
-    'GET /api/live HTTP/1.1',
-    `Host: localhost:${port}`,
-    `Origin: ${replicas.url}`,
-    `Cookie: ${sessionCookie}=${cookie}`,
-    'Connection: Upgrade',
-    'Upgrade: websocket',
-    'Sec-WebSocket-Version: 13',
-    'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==',
-  ]
-  socket.write(`${lines.join('\r\n')}\r\n\r\n`)
-  const answer = await new Promise<string>(resolve => socket.once('data', chunk => resolve(chunk.toString('latin1'))))
-  if (!answer.startsWith('HTTP/1.1 101 ')) throw new Error(answer)
-  return socket
 }

@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http'
+import { connect, type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { type ClientOptions, WebSocket, WebSocketServer } from 'ws'
 import { sessionCookie } from './stage.ts'
@@ -76,6 +77,27 @@ export async function openSocket(url: string, { cookie, origin, protocols = [], 
     ws.once('open', resolve)
     ws.once('error', reject)
   })
+  return socket
+}
+
+/** A websocket of which the test writes and reads the frames itself. @throws when it is refused */
+export async function rawSocket(url: string, { cookie, origin }: OpenOptions): Promise<Socket> {
+  const { host, hostname, port, pathname, origin: own } = new URL(url)
+  const socket = connect(Number(port), hostname)
+  socket.on('error', () => undefined)
+  const lines = [
+    `GET ${pathname} HTTP/1.1`,
+    `Host: ${host}`,
+    `Origin: ${origin ?? own}`,
+    `Cookie: ${sessionCookie}=${cookie}`,
+    'Connection: Upgrade',
+    'Upgrade: websocket',
+    'Sec-WebSocket-Version: 13',
+    'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==',
+  ]
+  socket.write(`${lines.join('\r\n')}\r\n\r\n`)
+  const answer = await new Promise<string>(resolve => socket.once('data', chunk => resolve(chunk.toString('latin1'))))
+  if (!answer.startsWith('HTTP/1.1 101 ')) throw new Error(answer)
   return socket
 }
 
