@@ -74,6 +74,7 @@ export function createAnswers(deps: AnswersDeps) {
 
   const pass = (request: FastifyRequest, reply: FastifyReply, answer: Answer) => {
     const { statusCode, headers, stream } = answer
+    if (stream.errored) throw stream.errored
     for (const name of ['location', 'content-location'] as const) {
       const address = headers[name]
       if (address === undefined) continue

@@ -1,7 +1,8 @@
 import type { IncomingHttpHeaders, ServerResponse } from 'node:http'
 import { Readable } from 'node:stream'
 import { type Dispatcher, Pool } from 'undici'
-import { GatewayError } from '../core/errors.ts'
+import type { GatewayError } from '../core/errors.ts'
+import { ambiguityOf, isCut, Standstill, unusable } from './upstream-faults.ts'
 
 /** What the proxy plugin does not hand through; it rides on the headers. */
 export const passage = Symbol('passage')
@@ -139,8 +140,8 @@ function send(
     onResponseStart(controller, statusCode, given) {
       // Interim answers, which a browser has no use for (RFC 9110 §15.2).
       if (statusCode < 200) return
-      const fault = faultOf(statusCode, given)
-      if (fault !== null) return controller.abort(new Error(fault))
+      const ambiguity = ambiguityOf(statusCode, given)
+      if (ambiguity !== null) return controller.abort(ambiguity)
       const watched = !isEventStream(given)
       const watch = () => {
         if (watched) standstill = setTimeout(() => controller.abort(new Standstill()), timeoutMs)
@@ -159,6 +160,8 @@ function send(
           destroyed(error)
         },
       })
+      // It may fail while nobody reads it: during the refresh that a 401 sets off, say, or when it is set aside.
+      stream.on('error', () => undefined)
       answer = { statusCode, headers: { ...given }, body: stream }
       // Whatever is said of its length: undici takes that of a 304 for one of a body to come (RFC 9110 §8.6).
       if (isBodiless(method, statusCode)) {
@@ -203,50 +206,11 @@ function send(
   )
 }
 
-/** What makes an answer one that readers could take in different ways, or null. */
-function faultOf(statusCode: number, { 'transfer-encoding': coding }: IncomingHttpHeaders): string | null {
-  if (statusCode > 599) return 'the status is none (RFC 9110 §15)'
-  // Any other is read to the end of the connection, and would reach the client as if it were not coded.
-  if (coding !== undefined && !/^chunked$/i.test(String(coding))) return 'an unknown transfer coding (RFC 9112 §6.1)'
-  return null
-}
-
 function isBodiless(method: string, statusCode: number): boolean {
   return method === 'HEAD' || statusCode === 204 || statusCode === 304
-}
-
-/** What a failure is to the client; one of the request's body is that already. */
-function unusable(cause: Error): GatewayError {
-  if (cause instanceof GatewayError) return cause
-  return isTimeout(cause)
-    ? new GatewayError('upstream_timeout', 'The API did not answer in time.', { cause })
-    : new GatewayError('bad_upstream', 'The API gave no usable answer.', { cause })
 }
 
 /** Whether an answer may be quiet for as long as it likes (HTML Living Standard §9.2). */
 export function isEventStream(headers: IncomingHttpHeaders): boolean {
   return /^text\/event-stream\s*(;|$)/i.test(headers['content-type'] ?? '')
-}
-
-function isTimeout(error: Error): boolean {
-  return ['UND_ERR_HEADERS_TIMEOUT', 'UND_ERR_CONNECT_TIMEOUT', 'ETIMEDOUT', standstillCode].includes(codeOf(error))
-}
-
-/** Whether the other side ended the connection. */
-function isCut(error: Error): boolean {
-  return ['UND_ERR_SOCKET', 'ECONNRESET', 'EPIPE'].includes(codeOf(error))
-}
-
-function codeOf(error: Error): string {
-  return String('code' in error ? error.code : undefined)
-}
-
-const standstillCode = 'UPSTREAM_STANDSTILL'
-
-class Standstill extends Error {
-  readonly code = standstillCode
-
-  constructor() {
-    super('the answer stands still')
-  }
 }
