@@ -29,7 +29,8 @@ export function redirectFor(
 ): string | null {
   const asked = upstream.url.origin + target
   const url = URL.canParse(location, asked) ? new URL(location, asked) : null
-  if (url === null || url.username || url.password) return null
+  // The origin of `blob:https://app.test/x` is that of the application, too.
+  if (url === null || !/^https?:$/.test(url.protocol) || url.username || url.password) return null
   for (const place of [upstream, ...upstreams]) {
     const path = url.origin === place.url.origin ? pathAt(place, url.pathname) : null
     // Two slashes would be the name of another host.
