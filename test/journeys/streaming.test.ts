@@ -118,6 +118,20 @@ test('a client that leaves takes its request to the upstream along', async t => 
   )
 })
 
+// An API that refuses an upload by its headers does not wait for the end of it.
+test('an answer that comes before the request has been sent arrives', async t => {
+  let upload: IncomingMessage | undefined
+  api.early = (message, response) => {
+    upload = message
+    response.writeHead(409, { 'content-type': 'text/plain' }).end('no room')
+  }
+  const sending = open('PUT /api/x', ['Content-Length: 1000'], 'begun')
+  t.ok(await sending.receives(/^HTTP\/1\.1 409 [\s\S]*no room/))
+  t.ok(await sending.closes(), 'the connection is of no more use')
+  t.ok(await eventually(() => upload?.socket.destroyed === true))
+  t.equal(api.requests[0]?.complete, false)
+})
+
 test('trailers that an upstream announced arrive', async t => {
   answerRaw(
     'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Checksum, Server-Timing\r\n\r\n' +

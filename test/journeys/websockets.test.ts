@@ -422,7 +422,7 @@ test('the handshake', { timeout: 90_000 }, async t => {
 })
 
 test('an upstream with TLS is verified', async t => {
-  const { key: privateKey, cert } = selfSigned('ec', undefined, 'localhost')
+  const { key: privateKey, cert } = selfSigned('ec', undefined, { name: 'localhost' })
   const server = createTlsServer({ key: privateKey, cert })
   const sockets = new WebSocketServer({ server })
   sockets.on('connection', ws => ws.send('hello'))

@@ -41,16 +41,21 @@ export async function startUntrustedServer(): Promise<UntrustedServer> {
   }
 }
 
-/**
- * A private key and its certificate (RFC 5280 §4.1, version 1), both PEM; a fresh key unless one is given. Without
- * extensions an address is no name that Node believes; a host name is.
- */
+/** What a certificate says. */
+export interface Subject {
+  /** Of the host; `127.0.0.1`, which Node takes for no address, when absent. */
+  name?: string
+  /** The end of its time, `YYMMDDhhmmssZ`. */
+  until?: string
+}
+
+/** A private key and its certificate (RFC 5280 §4.1, version 1), both PEM; a fresh key unless one is given. */
 export function selfSigned(
   type: 'ec' | 'rsa',
   privateKey: KeyObject = freshKey(type),
-  name = '127.0.0.1',
+  subject: Subject = {},
 ): { key: string; cert: string; der: Buffer } {
-  const cert = certify(createPublicKey(privateKey), privateKey, name)
+  const cert = certify(createPublicKey(privateKey), privateKey, subject)
   return {
     key: privateKey.export({ format: 'pem', type: 'pkcs8' }) as string,
     cert,
@@ -58,14 +63,18 @@ export function selfSigned(
   }
 }
 
-/** A certificate, PEM, that says a name of a key of any kind; an issuer on P-256 or with RSA signs it. */
-export function certify(publicKey: KeyObject, issuer: KeyObject = freshKey('ec'), host = '127.0.0.1'): string {
+/** A certificate, PEM, of a key of any kind; an issuer on P-256 or with RSA signs it. */
+export function certify(
+  publicKey: KeyObject,
+  issuer: KeyObject = freshKey('ec'),
+  { name: host = '127.0.0.1', until = '491231235959Z' }: Subject = {},
+): string {
   // ecdsa-with-SHA256 or sha256WithRSAEncryption; id-at-commonName.
   const algorithmId = issuer.asymmetricKeyType === 'ec' ? '06082a8648ce3d040302' : '06092a864886f70d01010b0500'
   const algorithm = der(0x30, Buffer.from(algorithmId, 'hex'))
   const commonName = der(0x30, Buffer.from('0603550403', 'hex'), der(0x0c, Buffer.from(host)))
   const name = der(0x30, der(0x31, commonName))
-  const validity = der(0x30, der(0x17, Buffer.from('200101000000Z')), der(0x17, Buffer.from('491231235959Z')))
+  const validity = der(0x30, der(0x17, Buffer.from('200101000000Z')), der(0x17, Buffer.from(until)))
   const subjectKey = publicKey.export({ format: 'der', type: 'spki' })
   const body = der(0x30, der(0x02, Buffer.from([1])), algorithm, name, validity, name, subjectKey)
   const signature = der(0x03, Buffer.from([0]), sign('sha256', body, issuer))
