@@ -33,9 +33,9 @@ export function watchConnections(server: Server): Connections {
   })
   // Whoever takes a connection over also ends it.
   server.on('upgrade', (_request: IncomingMessage, socket: Duplex) => sockets.delete(socket))
-  server.prependListener('request', (_request: IncomingMessage, response: ServerResponse) => {
-    responses.set(response.req.socket, response)
-  })
+  const begin = ({ socket }: IncomingMessage, response: ServerResponse) => void responses.set(socket, response)
+  server.prependListener('request', begin)
+  server.prependListener('checkExpectation', begin)
 
   return {
     latest: socket => responses.get(socket),

@@ -50,21 +50,11 @@ function hostFault(request: IncomingMessage, forwarded: string | undefined, ours
   const { host } = request.headers
   // Only HTTP/1.1 asks for it (RFC 9112 §3.2).
   if (host === undefined) return request.httpVersion === '1.0' ? null : 'The Host header is missing.'
-  if (countOf(request.rawHeaders, 'host') > 1) return 'The Host header must be sent once.'
   const sent = forwarded === undefined ? [host] : forwarded.split(',').map(part => part.trim())
   const names = sent.map(hostname)
   if (hostname(host) === null || names.includes(null)) return 'The host must be a name or an address, and maybe a port.'
   if (names.every(name => name === ours || staysHere(name ?? ''))) return null
   return 'This host is not served here: a proxy in front must pass on the Host that the browser sent.'
-}
-
-function countOf(rawHeaders: readonly string[], wanted: string): number {
-  let count = 0
-  for (let index = 0; index < rawHeaders.length; index += 2) {
-    const name = rawHeaders[index] ?? ''
-    if (name.length === wanted.length && name.toLowerCase() === wanted) count += 1
-  }
-  return count
 }
 
 /** The name in `host[:port]`, in lower case, or null when it is something else. */

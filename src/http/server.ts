@@ -3,6 +3,7 @@ import { type ClientLimits, closeUnread, serverOptionsOf } from './client-limits
 import { watchConnections } from './connections.ts'
 import type { Cors } from './cors.ts'
 import { createEarlyAnswers } from './early-answers.ts'
+import { registerFraming } from './framing.ts'
 import { ownHeadersFor } from './problem.ts'
 import { registerUpgrades } from './upgrades.ts'
 
@@ -27,8 +28,9 @@ export function createServer({ logger, limits, logsEveryRequest, cors, publicOri
     clientErrorHandler: early.ofParser,
     frameworkErrors: early.ofFramework,
     ...timeouts,
-    // The target checks refuse a missing Host themselves, with an answer like any other.
-    http: { ...http, requireHostHeader: false },
+    // The target checks refuse a missing Host themselves, with an answer like any other. The parser is strict whatever
+    // NODE_OPTIONS say.
+    http: { ...http, requireHostHeader: false, insecureHTTPParser: false },
   })
   closeUnread(server)
   server.decorate('ownHeaders', ownHeaders)
@@ -36,6 +38,7 @@ export function createServer({ logger, limits, logsEveryRequest, cors, publicOri
   early.watch(server, connections)
   server.addHook('preClose', async () => connections.closeIdle())
   if (publicOrigin !== undefined)
-    registerUpgrades(server, { refuse: socket => early.ofParser(new Error('an upgrade with a body'), socket) })
+    registerUpgrades(server, { connections, refuse: socket => early.ofParser(new Error('no upgrade'), socket) })
+  registerFraming(server)
   return server
 }

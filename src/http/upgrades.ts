@@ -1,6 +1,7 @@
 import { type IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { Connections } from './connections.ts'
 
 /** A connection that asks to become another protocol's, with what has been read of that already. */
 export interface Upgrade {
@@ -10,6 +11,13 @@ export interface Upgrade {
   release(): void
 }
 
+/** What upgrades need of their server. */
+export interface UpgradesDeps {
+  connections: Connections
+  /** Answers what cannot be served, and closes. */
+  refuse: (socket: Socket) => void
+}
+
 const upgrades = new WeakMap<IncomingMessage, Upgrade>()
 
 /**
@@ -17,18 +25,13 @@ const upgrades = new WeakMap<IncomingMessage, Upgrade>()
  * that knows the protocol takes the connection over by {@link websocketUpgrade}; any other answers as if nothing had been
  * said of it, which a server may (RFC 9110 §7.8), h2c included.
  */
-export function registerUpgrades(app: FastifyInstance, { refuse }: { refuse: (socket: Socket) => void }): void {
-  /** The last response that was begun on a connection. */
-  const latest = new WeakMap<Socket, ServerResponse>()
-  app.server.prependListener('request', ({ socket }: IncomingMessage, response: ServerResponse) => {
-    latest.set(socket, response)
-  })
-
+export function registerUpgrades(app: FastifyInstance, { connections, refuse }: UpgradesDeps): void {
   app.server.on('upgrade', (message: IncomingMessage, socket: Socket, head: Buffer) => {
     socket.on('error', () => socket.destroy())
     const { method, headers } = message
     // The parser has let go of the connection: a body would never come. And a connection has but one answer at a time.
-    if (!['GET', 'HEAD'].includes(method ?? '') || hasBody(headers) || isBusy(latest.get(socket))) return refuse(socket)
+    if (!['GET', 'HEAD'].includes(method ?? '') || hasBody(headers) || isBusy(connections.latest(socket)))
+      return refuse(socket)
     // As after any other request, who hangs up is told nothing more; nobody else would notice, now that the parser is gone.
     const hangUp = () => socket.destroy()
     socket.once('end', hangUp)
