@@ -12,6 +12,8 @@ export interface Connections {
    * that, and lets the others idle after their answer.
    */
   closeIdle(): void
+  /** Somebody takes a connection over for another protocol, and also ends it. */
+  letGo(socket: Duplex): void
 }
 
 export function watchConnections(server: Server): Connections {
@@ -31,14 +33,13 @@ export function watchConnections(server: Server): Connections {
     sockets.add(socket)
     socket.once('close', () => sockets.delete(socket))
   })
-  // Whoever takes a connection over also ends it.
-  server.on('upgrade', (_request: IncomingMessage, socket: Duplex) => sockets.delete(socket))
   const begin = ({ socket }: IncomingMessage, response: ServerResponse) => void responses.set(socket, response)
   server.prependListener('request', begin)
   server.prependListener('checkExpectation', begin)
 
   return {
     latest: socket => responses.get(socket),
+    letGo: socket => void sockets.delete(socket),
     closeIdle() {
       closing = true
       for (const socket of sockets) closeAfterAnswer(socket)

@@ -28,6 +28,7 @@ const upgrades = new WeakMap<IncomingMessage, Upgrade>()
 export function registerUpgrades(app: FastifyInstance, { connections, refuse }: UpgradesDeps): void {
   app.server.on('upgrade', (message: IncomingMessage, socket: Socket, head: Buffer) => {
     socket.on('error', () => socket.destroy())
+    connections.letGo(socket)
     const { method, headers } = message
     // The parser has let go of the connection: a body would never come. And a connection has but one answer at a time.
     if (!['GET', 'HEAD'].includes(method ?? '') || hasBody(headers) || isBusy(connections.latest(socket)))
