@@ -138,13 +138,18 @@ function send(
     },
 
     onResponseStart(controller, statusCode, given) {
-      // Interim answers, which a browser has no use for (RFC 9110 §15.2).
-      if (statusCode < 200) return
+      const standsStill = () => controller.abort(new Standstill())
+      // Interim answers, which a browser has no use for (RFC 9110 §15.2), put off the answer once and not for ever.
+      if (statusCode < 200) {
+        standstill ??= setTimeout(standsStill, timeoutMs)
+        return
+      }
+      clearTimeout(standstill)
       const ambiguity = ambiguityOf(statusCode, given)
       if (ambiguity !== null) return controller.abort(ambiguity)
       const watched = !isEventStream(given)
       const watch = () => {
-        if (watched) standstill = setTimeout(() => controller.abort(new Standstill()), timeoutMs)
+        if (watched) standstill = setTimeout(standsStill, timeoutMs)
       }
       watch()
       const stream: UpstreamBody = new Readable({

@@ -76,6 +76,13 @@ test('an upstream that refuses is 502, and one that hangs is cut off in time', a
     t.ok(await live.closes(), `${path} is cut`)
     t.notMatch(live.received(), /\r\n0\r\n/, 'and does not look whole')
   }
+  api.early = ({ socket }) => {
+    const hint = () => socket.write('HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n')
+    const hinting = setInterval(hint, 200)
+    socket.on('close', () => clearInterval(hinting))
+    hint()
+  }
+  t.equal((await alice.api('/quick/hints')).status, 504, 'hints are no answer')
   // The upload is there; what does not come is the answer.
   api.early = message => void message.resume()
   t.equal((await alice.api('/quick/upload', { method: 'POST', body: 'x'.repeat(100_000) })).status, 504)
