@@ -77,7 +77,9 @@ export function registerClientAddress(
     )
   }
   app.addHook('onRequest', (request, _reply, done) => {
-    if (isForwarded(request) && !trusts(peerAddress(request))) warn(peerAddress(request))
+    // Asked now, whoever it is: a connection that is closed, as by what follows this request, does not tell any more.
+    const peer = peerOf(request)
+    if (isForwarded(request) && !trusts(canonical(peer) ?? peer)) warn(canonical(peer) ?? peer)
     done()
   })
 }

@@ -53,6 +53,9 @@ export function createEarlyAnswers({ ownHeaders, cors }: EarlyAnswersDeps) {
     /** Fastify's `clientErrorHandler`: what the HTTP parser refused, or what took too long to arrive. */
     ofParser(error: Error & { code?: string }, socket: Duplex): void {
       if (error.code === 'ECONNRESET') return void socket.destroy()
+      const last = connections?.latest(socket)
+      // What follows the last request of a connection is nobody's; its answer may still be to come, and Node closes after it.
+      if (last?.shouldKeepAlive === false && (last.writableFinished || error.code === 'HPE_CLOSED_CONNECTION')) return
       const code = parserProblems[error.code ?? ''] ?? 'bad_request'
       const late = code === 'request_timeout'
       const detail = late ? 'The request took too long to arrive.' : 'The request is not valid HTTP/1.1, or too large.'

@@ -37,9 +37,10 @@ export function registerFraming(app: FastifyInstance): void {
   // Ahead of every hook, since hooks of several requests take turns. A server that has no listener for upgrades ignores them.
   for (const event of ['request', 'checkExpectation', 'upgrade'])
     if (app.server.listenerCount(event) > 0) app.server.prependListener(event, judge)
-  app.addHook('onRequest', async ({ raw }) => {
+  // Without a promise: what follows still runs before the parser reads on.
+  app.addHook('onRequest', ({ raw }, _reply, done) => {
     const fault = faults.get(raw)
-    if (fault !== undefined) throw new BadRequest(fault)
+    done(fault === undefined ? undefined : new BadRequest(fault))
   })
 }
 

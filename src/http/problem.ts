@@ -89,7 +89,9 @@ export function registerProblems(app: FastifyInstance, options: ServerProblemOpt
     const known = error instanceof GatewayError ? error : fromFramework(error)
     const asPage = request.routeOptions.config.forPeople && wantsPage(request)
     const reference = asPage && known.status >= 500 ? newReference() : undefined
-    if (known.status < 500) request.log.debug({ err: error }, 'request refused')
+    // Who leaves takes the request to the upstream along, which is nobody's failure.
+    const left = known.code === 'bad_upstream' && reply.raw.destroyed
+    if (known.status < 500 || left) request.log.debug({ err: error }, left ? 'client left' : 'request refused')
     else if (known.status !== 503 || asPage) request.log.error({ err: error, reference }, 'request failed')
     else {
       // An outage meets every request, and the first of them has said what there is to say.

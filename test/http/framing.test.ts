@@ -65,9 +65,16 @@ test('other versions are refused, and no version', async t => {
     `GET /open/x HTTP/0.9\r\n${host}\r\n`,
   ]) {
     t.same(statuses(await ask(bytes)), [400], bytes)
-    await ask(bytes + canary)
+    t.same(statuses(await ask(bytes + canary)), [400], bytes)
   }
   t.same(reached(), [])
+})
+
+test('what follows the last request of a connection is not served, and takes nothing from its answer', async t => {
+  upstream.respond = (_request, response) => void setTimeout(() => response.end('late'), 100)
+  const last = `GET /open/last HTTP/1.1\r\n${host}Connection: close\r\n\r\n`
+  t.match(await ask(last + canary), /^HTTP\/1\.1 200 [\s\S]*\r\n\r\nlate$/)
+  t.same(reached(), ['GET /last'])
 })
 
 test('what is refused in the middle leaves what came before it', async t => {
