@@ -9,6 +9,7 @@ import { type Admission, admissionOf, type Policy, setAdmission } from './admiss
 import { type RedirectRules, redirectFor } from './redirects.ts'
 import { isRepeatable, setAside } from './repeatable.ts'
 import type { SessionWatch } from './session-watch.ts'
+import { forOneUser } from './shared-caches.ts'
 import { passTrailers } from './trailers.ts'
 import { isEventStream, type UpstreamBody } from './upstream-client.ts'
 
@@ -88,8 +89,9 @@ export function createAnswers(deps: AnswersDeps) {
       else reply.removeHeader(name)
     }
     const { stored } = admissionOf(request)
-    // Shared caches see no Authorization, by which they would know to keep this to themselves (RFC 9111 §3.5).
-    if (stored !== null && headers['cache-control'] === undefined) reply.header('cache-control', 'private, no-cache')
+    // By what goes out: `Connection` may have taken it away.
+    if (stored !== null)
+      reply.header('cache-control', forOneUser(reply.getHeader('cache-control') as string | string[] | undefined))
     passTrailers(request, reply, answer)
     if (stored !== null && isEventStream(headers)) {
       const watched = sessionWatch.watch(stored.session.id, { ended: () => stream.destroy() })

@@ -207,7 +207,7 @@ test('parts, conditions and answers without a body keep their form', async t => 
       'GET /api/x',
       'HTTP/1.1 304 Not Modified\r\nETag: W/"a"\r\nCache-Control: max-age=1\r\n\r\n',
       /^HTTP\/1\.1 304 /,
-      [/etag: W\/"a"/i, /cache-control: max-age=1/i],
+      [/etag: W\/"a"/i, /cache-control: private, max-age=1/i],
       '',
     ],
     // The length that a 200 would have (RFC 9110 §8.6): no body follows.

@@ -352,8 +352,34 @@ test('answers for a session are kept from shared caches, unless the upstream spe
   t.equal(await seen(alice, '/maybe/x'), 'private, no-cache')
   t.equal(await seen(guest, '/maybe/x'), undefined)
   t.equal(await seen(alice, '/open/x'), undefined)
-  api.respond = (_request, response) => void response.writeHead(200, { 'cache-control': 'max-age=60' }).end()
-  for (const path of ['/api/x', '/maybe/x', '/open/x']) t.equal(await seen(alice, path), 'max-age=60', path)
+  const says = (value: string | string[], connection = 'keep-alive') => {
+    api.respond = (_request, response) => {
+      response.setHeader('cache-control', value)
+      response.setHeader('connection', connection).end()
+    }
+  }
+  says('max-age=60')
+  for (const path of ['/api/x', '/maybe/x']) t.equal(await seen(alice, path), 'private, max-age=60', path)
+  t.equal(await seen(alice, '/open/x'), 'max-age=60')
+  t.equal(await seen(guest, '/maybe/x'), 'max-age=60')
+  for (const value of [
+    'no-cache',
+    'private="x-id"',
+    'max-age=60, must-revalidate',
+    'x-public',
+    'community="private"',
+  ]) {
+    says(value)
+    t.equal(await seen(alice, '/api/x'), `private, ${value}`)
+  }
+  for (const value of ['private', 'no-store', 'Public, max-age=60', 's-maxage=60,max-age=0', 'max-age=60,PRIVATE']) {
+    says(value)
+    t.equal(await seen(alice, '/api/x'), value)
+  }
+  says(['max-age=60', 'public'])
+  t.equal(await seen(alice, '/api/x'), 'max-age=60, public')
+  says('public', 'close, cache-control')
+  t.equal(await seen(alice, '/api/x'), 'private, no-cache', 'what is meant for one connection is not said')
 })
 
 /** An https server with this certificate, which says how much was said to it. */
