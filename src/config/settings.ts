@@ -371,7 +371,7 @@ export const upstreamSettings = {
   }),
   MAX_BODY: setting({
     type: type.size,
-    doc: 'of a request, and of a websocket message; more is 413',
+    doc: 'of a request, and of a websocket message; more is 413, or close code 1009',
     example: '50mb',
     default: '10mb',
   }),
