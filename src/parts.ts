@@ -42,7 +42,7 @@ export interface PartsOptions {
 
 /** Constructs everything below http: the two outside worlds and the flows between them. */
 export function createParts(options: PartsOptions) {
-  const { config, clock, elapsed, audit } = options
+  const { config, clock, elapsed, audit, log } = options
   const lifetimes: Lifetimes = {
     idleTimeout: config.sessionIdleTimeout,
     absoluteTimeout: config.sessionAbsoluteTimeout,
@@ -130,6 +130,7 @@ export function createParts(options: PartsOptions) {
     /** Waits a moment for the store, so that the first requests find it, and starts what happens without a request. */
     async start() {
       await answers(store)
+      void warnOfEviction(store, log)
       expiry.start()
       flushing = setInterval(() => void sessionUse.flush(), touchMs)
       flushing.unref()
@@ -160,6 +161,12 @@ async function answers(store: Store): Promise<void> {
     if (up) return
     await sleep(50)
   }
+}
+
+/** A store that does not say so, or may not be asked, is left at that. */
+async function warnOfEviction(store: Store, log: PartsOptions['log']): Promise<void> {
+  if (await store.evicts().catch(() => false))
+    log.warn({ variable: 'REDIS_URL' }, 'Redis drops sessions when it is full: set its maxmemory-policy to noeviction')
 }
 
 function openProvider({ config, clock, audit, log, providerLimits }: PartsOptions, preset: Preset): Provider {

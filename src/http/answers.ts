@@ -31,7 +31,7 @@ export interface Answer {
 
 /** What becomes of the answers of an upstream. */
 export interface AnswersDeps {
-  audience: Policy['audience']
+  policy: Pick<Policy, 'audience' | 'auth'>
   accessTokens: Pick<AccessTokens, 'replace'>
   stepUps: Pick<StepUps, 'demandIn' | 'refreshFor' | 'offering' | 'answer'>
   sessionWatch: SessionWatch
@@ -42,7 +42,8 @@ export interface AnswersDeps {
 
 /** Receives the answers of one upstream, their headers already on the reply, and passes them on or acts on them. */
 export function createAnswers(deps: AnswersDeps) {
-  const { audience, accessTokens, stepUps, sessionWatch } = deps
+  const { accessTokens, stepUps, sessionWatch } = deps
+  const { audience, auth } = deps.policy
 
   /** A token that meets what the upstream demands: once for a request, and only if it takes no login. */
   const satisfied = async (request: FastifyRequest, stored: StoredSession, demand: Demand) => {
@@ -92,6 +93,8 @@ export function createAnswers(deps: AnswersDeps) {
     // By what goes out: `Connection` may have taken it away.
     if (stored !== null)
       reply.header('cache-control', forOneUser(reply.getHeader('cache-control') as string | string[] | undefined))
+    // With a session it is another answer at the same address.
+    if (auth === 'optional') reply.header('vary', [reply.getHeader('vary') ?? [], 'Cookie'].flat().join(', '))
     passTrailers(request, reply, answer)
     if (stored !== null && isEventStream(headers)) {
       const watched = sessionWatch.watch(stored.session.id, { ended: () => stream.destroy() })

@@ -76,7 +76,7 @@ async function registerUpstream(
   upstreams: readonly UpstreamRoute[],
   deps: ProxyDeps,
 ): Promise<void> {
-  const { path, url, audience, maxBody, caFile: ca } = upstream
+  const { path, url, maxBody, caFile: ca } = upstream
   const { publicOrigin, clock } = deps
   const timeoutMs = upstream.timeout * 1000
   const client = createUpstreamClient({ origin: url.origin, timeoutMs, ca })
@@ -84,7 +84,7 @@ async function registerUpstream(
   const claimNames = upstreams.flatMap(({ claimsHeaders }) => claimsHeaders.map(({ name }) => name))
   const requestHeaders = createRequestHeaders(claimNames)
   const origins = [publicOrigin.origin, ...deps.origins, ...upstream.redirects]
-  const answers = createAnswers({ ...deps, audience, redirects: { upstream, upstreams, origins }, targetOf })
+  const answers = createAnswers({ ...deps, policy: upstream, redirects: { upstream, upstreams, origins }, targetOf })
 
   /** Path and query at the upstream, byte for byte what the client sent below the upstream's path. */
   function targetOf({ raw }: FastifyRequest): string {

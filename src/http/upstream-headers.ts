@@ -93,10 +93,10 @@ function nominatedBy({ connection }: IncomingHttpHeaders): Set<string> | null {
 
 /**
  * What no upstream says on the gateway's origin: cookies and data of it, who may read its answers, where else it may be
- * reached, how it is to be reached; and what tells of the machines behind it.
+ * reached, how it is to be reached; what a proxy in front would take for an order; and what tells of the machines behind it.
  */
 const withheld =
-  /^(set-cookie2?|access-control-.*|clear-site-data|service-worker-allowed|strict-transport-security|public-key-pins(-.*)?|alt-svc|alternates|refresh|server|x-powered-by|x-aspnet(mvc)?-version|x-generator|via|nel|report-to|reporting-endpoints)$/
+  /^(set-cookie2?|access-control-.*|clear-site-data|service-worker-allowed|strict-transport-security|public-key-pins(-.*)?|alt-svc|alternates|refresh|server|x-powered-by|x-aspnet(mvc)?-version|x-generator|via|nel|report-to|reporting-endpoints|x-accel-(redirect|limit-rate|charset|expires)|x-sendfile.*|x-lighttpd-send-?file|x-reproxy-url)$/
 
 /** The headers of an upstream's answer that go to the browser. */
 export function responseHeaders(headers: IncomingHttpHeaders): IncomingHttpHeaders {

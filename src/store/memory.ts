@@ -264,6 +264,7 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
     },
 
     async ping() {},
+    evicts: async () => false,
     async close() {},
   }
 }

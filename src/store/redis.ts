@@ -91,6 +91,10 @@ export function createRedisStore(options: RedisStoreOptions): Store {
     async ping() {
       await answered(client.ping())
     },
+    async evicts() {
+      const policy = /^maxmemory_policy:(\S+)/m.exec(await answered<string>(client.info('memory')))?.[1]
+      return policy !== undefined && policy !== 'noeviction'
+    },
     async close() {
       client.disconnect()
       subscriber.disconnect()

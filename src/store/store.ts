@@ -289,5 +289,7 @@ export interface Store
     LogoutTokenStore {
   /** @throws {StoreUnavailable} when the store cannot serve */
   ping(): Promise<void>
+  /** Whether it drops records to make room for others: sessions would end, and their refresh tokens live on. */
+  evicts(): Promise<boolean>
   close(): Promise<void>
 }

@@ -1,6 +1,7 @@
 import tap, { test } from 'tap'
 import { randomToken } from '../../src/core/random.ts'
 import type { TestBrowser } from '../support/browser.ts'
+import { startGateway } from '../support/gateway.ts'
 import { cookieOf, lifetime, startRules } from '../support/rules.ts'
 import { eventually, linked, sessionCookie, startStage } from '../support/stage.ts'
 
@@ -180,6 +181,19 @@ test('requests without a session are refused at once, and leave nothing behind',
   t.equal(heard(), '')
 })
 
+// A Redis set up as a cache forgets the session of whoever has not been there for longest, and the only copy of a token.
+test('a Redis that drops records when it is full is warned of at the start', async t => {
+  const warnings = async (policy: string) => {
+    await redis.client.config('SET', 'maxmemory-policy', policy)
+    const started = await startGateway({ provider: stage.provider, env: { REDIS_URL: redis.url } })
+    await linked(started)
+    await eventually(() => started.log.some(line => line.includes('noeviction')), policy === 'noeviction' ? 300 : 5000)
+    await started.close()
+    return started.log.filter(line => line.includes('noeviction')).length
+  }
+  t.same([await warnings('allkeys-lru'), await warnings('noeviction')], [1, 0])
+})
+
 // Redis is there, and worse than away: it takes nothing, or takes its time.
 test('a degraded Redis is a defined answer, and is over when it is', async t => {
   const alice = await stage.loggedIn('alice')
@@ -214,4 +228,29 @@ test('a degraded Redis is a defined answer, and is over when it is', async t => 
     t.ok(await eventually(async () => (await alice.api('/api/x')).status === 200), `${name}: and is known afterwards`)
     await stage.loggedIn('bob')
   }
+})
+
+// A script that has run wild, or a stolen cookie, must not take an upstream away from everybody else.
+test('a session has at most 128 requests under way, and others are served meanwhile', async t => {
+  const [wild, calm] = [await stage.loggedIn('wild'), await stage.loggedIn('calm')]
+  const [respond, held] = [upstream.respond, [] as (() => void)[]]
+  t.teardown(() => {
+    upstream.respond = respond
+  })
+  upstream.respond = (request, response) => {
+    if (request.url.startsWith('/held')) held.push(() => void response.end('{}'))
+    else response.end('{}')
+  }
+  const calls = Array.from({ length: 160 }, () => wild.api('/api/held'))
+  t.ok(await eventually(() => held.length === 128, 10_000))
+  const refused = await wild.api('/api/items')
+  t.match([refused.status, refused.headers['retry-after'], refused.json()], [429, '1', { code: 'too_many_requests' }])
+  t.equal((await calm.api('/api/items')).status, 200)
+  for (const finish of held.splice(0)) finish()
+  const statuses = (await Promise.all(calls)).map(({ status }) => status)
+  t.same(
+    [statuses.filter(status => status === 200).length, statuses.filter(status => status === 429).length],
+    [128, 32],
+  )
+  t.equal((await wild.api('/api/items')).status, 200)
 })
