@@ -27,6 +27,11 @@ export function createEarlyAnswers({ ownHeaders, cors }: EarlyAnswersDeps) {
     return !response.req.complete && !response.headersSent && response.socket !== null
   }
 
+  const close = (socket: Duplex, lastWords = '') => {
+    socket.end(lastWords)
+    setTimeout(() => socket.destroy(), lingerMs).unref()
+  }
+
   const answer = (socket: Duplex, code: ProblemCode, detail: string) => {
     if (!socket.writable || !isTurn(socket)) return void socket.destroy()
     const { status } = problems[code]
@@ -38,8 +43,7 @@ export function createEarlyAnswers({ ownHeaders, cors }: EarlyAnswersDeps) {
       ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`),
       'connection: close',
     ]
-    socket.end(`${lines.join('\r\n')}\r\n\r\n${body}`)
-    setTimeout(() => socket.destroy(), lingerMs).unref()
+    close(socket, `${lines.join('\r\n')}\r\n\r\n${body}`)
   }
 
   return {
@@ -56,6 +60,8 @@ export function createEarlyAnswers({ ownHeaders, cors }: EarlyAnswersDeps) {
       const last = connections?.latest(socket)
       // What follows the last request of a connection is nobody's; its answer may still be to come, and Node closes after it.
       if (last?.shouldKeepAlive === false && (last.writableFinished || error.code === 'HPE_CLOSED_CONNECTION')) return
+      // Refused already, before its body came: a second answer would be taken for that to another request.
+      if (last?.writableFinished && !last.req.complete) return void close(socket)
       const code = parserProblems[error.code ?? ''] ?? 'bad_request'
       const late = code === 'request_timeout'
       const detail = late ? 'The request took too long to arrive.' : 'The request is not valid HTTP/1.1, or too large.'

@@ -14,7 +14,7 @@ let number = 100_000
 // its rules, and with the next user's connection. So nothing may be served that the strictest reader does not find.
 test('no request is served that is not plainly one', async t => {
   let [plain, faults, served] = [0, 0, 0]
-  const plainly = new Map<string, string>()
+  const plainly = new Map<string, string[]>()
   const own = new Set<string>()
   const runs = await holds(t, 'every way to say where requests end', {
     runs: 1800,
@@ -26,29 +26,30 @@ test('no request is served that is not plainly one', async t => {
       // Who does not know that a request is at fault may wait for more of it; nothing comes.
       const hangUp = end === 'fault' ? 1000 : end === 'part' ? 100 : 'never'
       const { text } = await exchange(port, bytes, hangUp)
-      const answers = answersIn(
-        text,
-        requests.map(({ method }) => method),
-        true,
-      )
+      const methods = requests.map(({ method }) => method)
+      const answers = answersIn(text, [...methods, methodAfter(bytes, requests.length)], true)
       const statuses = answers.map(({ status }) => status)
       if (statuses.some(status => status >= 500)) throw new Error(`the answers are ${statuses}`)
       if (answers.length > requests.length + (end === 'closed' || end === 'nothing' ? 0 : 1))
         throw new Error(`${requests.length} requests, then ${end}, had the answers ${statuses}`)
-      for (const { method, target, body } of requests) plainly.set(`${method} ${target}`, body)
+      for (const { method, target, body } of requests) {
+        const name = `${method} ${target}`
+        plainly.set(name, [...(plainly.get(name) ?? []), body])
+      }
       own.add(String(number))
       // Of an earlier connection, too, which has been closed meanwhile.
       for (const { prefix, request } of stage.arrivals('user', true)) {
         served += 1
         const target = prefix + request.url.slice(routes[prefix].base.length)
         const name = `${request.method} ${target}`
-        const body = plainly.get(name)
+        const bodies = plainly.get(name) ?? []
         // The beginning of one that turns out to be at fault may have gone on; it never ends.
         const partial = !request.complete && own.has(/\/own-(\d+)$/.exec(target)?.[1] ?? '')
-        if (body === undefined && !partial) throw new Error(`${end}, but ${prefix} was asked ${name}`)
-        if (body !== undefined && request.complete && request.body.toString('latin1') !== body)
-          throw new Error(`the body became ${JSON.stringify(request.body.toString('latin1'))}`)
-        if (request.complete) plainly.delete(name)
+        if (bodies.length === 0 && !partial) throw new Error(`${end}, but ${prefix} was asked ${name}`)
+        if (!request.complete) continue
+        const at = bodies.indexOf(request.body.toString('latin1'))
+        if (at < 0) throw new Error(`a body became ${JSON.stringify(request.body.toString('latin1'))}`)
+        bodies.splice(at, 1)
       }
       if (end === 'fault') faults += 1
       if (end === 'closed' && answers.length === requests.length && statuses.every(status => status === 200)) plain += 1
@@ -84,3 +85,9 @@ test('a client that leaves at any byte leaves nothing behind', async t => {
   }
   t.ok(tried > 400, `${tried} ends`)
 })
+
+/** The method of the request at fault after so many others: one HEAD that is refused for its head has no body in its answer. */
+function methodAfter(bytes: string, requests: number): string {
+  const targets = [...bytes.matchAll(/(?:^|\n)([A-Z]+)[ \t]+\S+[ \t]+HTTP/g)]
+  return targets[requests]?.[1] ?? ''
+}

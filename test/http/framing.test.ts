@@ -77,6 +77,13 @@ test('what follows the last request of a connection is not served, and takes not
   t.same(reached(), ['GET /last'])
 })
 
+// A proxy in front would give the second answer to whoever asks next on that connection.
+test('a request that was refused for its head has no second answer for its body', async t => {
+  const head = `GET /open/x HTTP/1.1\r\n${host}Transfer-Encoding: chunked\r\n\r\n`
+  t.same(statuses(await ask(`${head}x\r\n${canary}`)), [400])
+  t.same(reached(), [])
+})
+
 test('what is refused in the middle leaves what came before it', async t => {
   const before = `GET /open/before HTTP/1.1\r\n${host}\r\n`
   t.same(statuses(await ask(`${before}${refused['two hosts']}${canary}`)), [200, 400])

@@ -23,8 +23,8 @@ export function readStrictly(bytes: string): Reading {
   const requests: ReadRequest[] = []
   let rest = bytes
   for (;;) {
-    // Empty lines before a request are nothing (RFC 9112 §2.2).
-    rest = rest.replace(/^(?:\r\n)+/, '')
+    // Line ends before a request are nothing (RFC 9112 §2.2), also half of one: some refuse them, nobody takes them for more.
+    rest = rest.replace(/^[\r\n]+/, '')
     if (rest === '') return { requests, end: 'nothing' }
     const head = headOf(rest)
     if (typeof head === 'string') return { requests, end: head }
