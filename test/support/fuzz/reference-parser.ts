@@ -49,7 +49,9 @@ function headOf(text: string): Head | 'fault' | 'part' {
   const end = text.indexOf('\r\n\r\n')
   const lines = (end < 0 ? text : text.slice(0, end)).split('\r\n')
   const fields: [string, string][] = []
-  const [, method = '', target = '', version = ''] = /^(\S+) +(\S+) +HTTP\/(1\.[01])$/.exec(lines[0] ?? '') ?? []
+  // RTSP has the framing of HTTP, and Node's parser does not tell which of them it was.
+  const [, method = '', target = '', version = ''] =
+    /^(\S+) +(\S+) +(?:HTTP|RTSP)\/(1\.[01])$/.exec(lines[0] ?? '') ?? []
   if (method === '' || !token.test(method)) return end < 0 && lines.length === 1 ? 'part' : 'fault'
   for (const [at, line] of lines.slice(1).entries()) {
     const colon = line.indexOf(':')
