@@ -76,8 +76,7 @@ export function createEarlyAnswers({ ownHeaders, cors }: EarlyAnswersDeps) {
         socket.on('error', () => socket.destroy())
         answer(socket, 'method_not_allowed', 'The method is not allowed here.')
       })
-      server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) => {
-        latest.set(request.socket, response)
+      server.on('checkExpectation', (_request: IncomingMessage, response: ServerResponse) => {
         const body = JSON.stringify(problemOf('bad_request', 'What the request expects is not to be had here.', {}))
         response.writeHead(problems.bad_request.status, {
           ...headers,
