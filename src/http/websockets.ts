@@ -6,6 +6,7 @@ import { BadRequest, GatewayError } from '../core/errors.ts'
 import type { StoredSession } from '../core/session.ts'
 import type { SessionWatch } from './session-watch.ts'
 import type { Upgrade } from './upgrades.ts'
+import { joinSides, type Link, type Side } from './websocket-link.ts'
 
 /** What an upstream said to a handshake instead of yes. */
 export interface HandshakeRefusal {
@@ -24,12 +25,6 @@ export interface Handshake {
   ca: Buffer | undefined
   /** Of a message in either direction, in bytes. */
   maxMessage: number
-}
-
-/** One end of a websocket that goes through here. */
-export interface Side {
-  websocket: WebSocket
-  connection: Socket
 }
 
 /** An upstream that has said yes. */
@@ -63,20 +58,13 @@ export interface WebSockets {
 /** The application's own range of close codes (RFC 6455 §7.4.2): the session has ended. */
 const sessionEnded = 4401
 /** RFC 6455 §7.4.1. */
-const [goingAway, protocolError, tooBig] = [1001, 1002, 1009]
-/** A side of which nothing is heard for this long after a ping is gone; proxies on the way see traffic more often than that. */
-const heartbeatMs = 30_000
+const goingAway = 1001
 /** How long a side may take to answer a close that the gateway asks for before it is cut off. */
 const promptMs = 500
-/** The same for a close that the other side asked for: what it sent before may still be on its way. */
-const lingerMs = 10_000
-/** Of data that one side has sent and the other has not taken yet, in bytes, before the one is read no further. */
-const highWaterMark = 1024 * 1024
-/** What a message on its way takes in memory beside its content, in bytes. */
-const messageCost = 512
 
 export function createWebSockets({ sessionWatch }: { sessionWatch: SessionWatch }): WebSockets {
   const links = new Set<Link>()
+  const dialling = new Set<(error: GatewayError) => void>()
   let closed = false
 
   return {
@@ -105,11 +93,13 @@ export function createWebSockets({ sessionWatch }: { sessionWatch: SessionWatch 
       })
       let late: NodeJS.Timeout | undefined
       let gone = () => {}
+      let giveUp = (_error: GatewayError) => {}
       return new Promise<Dialled | HandshakeRefusal>((resolve, reject) => {
-        const giveUp = (error: GatewayError) => {
+        giveUp = error => {
           reject(error)
           websocket.terminate()
         }
+        dialling.add(giveUp)
         gone = () => giveUp(new BadRequest('The client has gone.'))
         client.once('close', gone)
         const tooLate = () => giveUp(new GatewayError('upstream_timeout', 'The API did not answer in time.'))
@@ -130,6 +120,7 @@ export function createWebSockets({ sessionWatch }: { sessionWatch: SessionWatch 
         websocket.on('error', cause => reject(unusable(cause)))
       }).finally(() => {
         clearTimeout(late)
+        dialling.delete(giveUp)
         client.off('close', gone)
       })
     },
@@ -146,7 +137,7 @@ export function createWebSockets({ sessionWatch }: { sessionWatch: SessionWatch 
       upgrade.release()
       server.handleUpgrade(request.raw, upgrade.socket, upgrade.head, websocket => {
         accepted = true
-        const link = joined({ websocket, connection: upgrade.socket }, upstream, () => {
+        const link = joinSides({ websocket, connection: upgrade.socket }, upstream, () => {
           links.delete(link)
           watched?.stop()
         })
@@ -163,87 +154,11 @@ export function createWebSockets({ sessionWatch }: { sessionWatch: SessionWatch 
 
     close() {
       closed = true
+      for (const giveUp of dialling)
+        giveUp(new GatewayError('bad_upstream', 'The gateway is stopping. Try again.', { retryAfter: 1 }))
       for (const link of links) link.close(goingAway, 'the gateway is stopping', promptMs)
     },
   }
-}
-
-interface Link {
-  /** Closes both sides with a code and a reason, and cuts off after some milliseconds who does not answer that. */
-  close(code: number, reason: string | Buffer, graceMs: number): void
-}
-
-/** Two websockets as one, each message as it came, neither side faster than the other takes it. */
-function joined(client: Side, upstream: Side, ended: () => void): Link {
-  const sides = [client.websocket, upstream.websocket] as const
-  let over = false
-
-  const close = (code: number, reason: string | Buffer, graceMs: number) => {
-    if (over) return
-    over = true
-    clearInterval(heartbeat)
-    for (const side of sides) {
-      side.removeAllListeners('message')
-      side.resume()
-      if (side.readyState === WebSocket.CLOSED) continue
-      if (sendable(code)) side.close(code, reason)
-      else if (code === unstated) side.close()
-      // Cut off as the other was, but behind what that has sent.
-      else side.ping(undefined, undefined, () => side.terminate())
-      // One that does not answer would keep the connection open as long as it likes.
-      const late = setTimeout(() => side.terminate(), graceMs).unref()
-      side.once('close', () => clearTimeout(late))
-    }
-    ended()
-  }
-
-  for (const [from, to] of [sides, [upstream.websocket, client.websocket] as const]) {
-    let owed = 0
-    from.on('message', (data, binary) => {
-      const size = (data as Buffer).length + messageCost
-      owed += size
-      if (owed > highWaterMark) from.pause()
-      to.send(data, { binary }, () => {
-        owed -= size
-        if (from.isPaused && owed < highWaterMark / 2) from.resume()
-      })
-    })
-    from.once('close', (code, reason) => close(code, reason, lingerMs))
-    // The side at fault has been told more exactly.
-    from.on('error', error => close(isTooBig(error) ? tooBig : protocolError, '', lingerMs))
-  }
-
-  const heartbeat = startHeartbeat([client, upstream])
-  upstream.websocket.resume()
-  return { close }
-}
-
-/** Cuts off sides of which nothing more is heard. Any byte will do: a pong has to wait behind a message that is long. */
-function startHeartbeat(sides: readonly Side[]): NodeJS.Timeout {
-  const heard = new Map<Side, number>()
-  const beat = () => {
-    for (const side of sides) {
-      const { websocket, connection } = side
-      // One that is held back cannot be heard.
-      const held = websocket.isPaused
-      if (!held && heard.get(side) === connection.bytesRead) websocket.terminate()
-      else websocket.ping()
-      heard.set(side, held ? -1 : connection.bytesRead)
-    }
-  }
-  return setInterval(beat, heartbeatMs).unref()
-}
-
-function isTooBig(error: Error): boolean {
-  return 'code' in error && error.code === 'WS_ERR_UNSUPPORTED_MESSAGE_LENGTH'
-}
-
-/** No code was sent: none is sent on. */
-const unstated = 1005
-
-/** Whether a close code may go over the wire (RFC 6455 §7.4.1). */
-function sendable(code: number): boolean {
-  return (code >= 1000 && code <= 1014 && ![1004, 1005, 1006].includes(code)) || (code >= 3000 && code <= 4999)
 }
 
 /** The subprotocols of a sound client handshake (RFC 6455 §4.2.1). @throws {BadRequest} */
