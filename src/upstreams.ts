@@ -1,7 +1,7 @@
 import type { Config, Upstream } from './config/load.ts'
 import { hash } from './core/random.ts'
 import type { TokenAudience } from './flows/access-token.ts'
-import type { UpstreamRoute } from './http/proxy.ts'
+import type { UpstreamRoute } from './http/upstream/proxy.ts'
 import { loginSlot } from './store/store.ts'
 
 /** All that the public listener stands before: the upstreams, and a server of the SPA that gets neither cookie nor token. */

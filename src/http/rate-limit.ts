@@ -1,6 +1,6 @@
 import { RateLimiterMemory, RateLimiterRes } from 'rate-limiter-flexible'
 import { TooManyRequests } from '../core/errors.ts'
-import { rateKeyOf } from './client-address.ts'
+import { rateKeyOf } from './server/client-address.ts'
 
 /** Counts what a client does, in this process alone. */
 export interface RateLimit {

@@ -1,7 +1,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Concurrency } from '../concurrency.ts'
-import type { Cors } from '../cors.ts'
 import type { EventStreams } from '../event-streams.ts'
+import type { Cors } from '../server/cors.ts'
 import { liveSession } from '../session.ts'
 
 /** What the event streams need. */

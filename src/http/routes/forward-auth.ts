@@ -2,8 +2,8 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { BadRequest, GatewayError, NotAuthenticated } from '../../core/errors.ts'
 import type { Audit } from '../../core/events.ts'
 import { hash, sameToken } from '../../core/random.ts'
-import type { Admit, Policy } from '../admission.ts'
 import { markOwn, problemOf, registerProblems, sendProblem } from '../problem.ts'
+import type { Admit, Policy } from '../upstream/admission.ts'
 
 /** What forward-auth needs. */
 export interface ForwardAuthDeps {

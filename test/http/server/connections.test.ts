@@ -1,10 +1,10 @@
 import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
 import { test } from 'tap'
-import { startGateway } from '../support/gateway.ts'
-import { startProvider } from '../support/provider.ts'
-import { eventually } from '../support/stage.ts'
-import { startUpstream } from '../support/upstream.ts'
+import { startGateway } from '../../support/gateway.ts'
+import { startProvider } from '../../support/provider.ts'
+import { eventually } from '../../support/stage.ts'
+import { startUpstream } from '../../support/upstream.ts'
 
 // A proxy in front keeps connections in stock. Node counts one that has not said anything yet as busy, and waits for it.
 test('a gateway that stops waits for what is under way and for nothing else', async t => {

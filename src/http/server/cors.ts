@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { CsrfRefused } from '../core/errors.ts'
-import type { Audit } from '../core/events.ts'
-import { markOwn } from './problem.ts'
+import { CsrfRefused } from '../../core/errors.ts'
+import type { Audit } from '../../core/events.ts'
+import { markOwn } from '../problem.ts'
 
 /** Which other origins may call with the user's cookie (Fetch Standard §3.3), by exact comparison. */
 export interface Cors {

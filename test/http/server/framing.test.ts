@@ -1,8 +1,8 @@
 import tap, { test } from 'tap'
-import { rawRequest } from '../support/browser.ts'
-import { startGateway } from '../support/gateway.ts'
-import { startProvider } from '../support/provider.ts'
-import { startUpstream } from '../support/upstream.ts'
+import { rawRequest } from '../../support/browser.ts'
+import { startGateway } from '../../support/gateway.ts'
+import { startProvider } from '../../support/provider.ts'
+import { startUpstream } from '../../support/upstream.ts'
 
 const [provider, upstream] = await Promise.all([startProvider(), startUpstream()])
 const gateway = await startGateway({

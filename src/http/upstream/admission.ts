@@ -1,10 +1,10 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import { type ClaimHeader, type ClaimRule, claimHeaderValues, satisfies } from '../core/claim-rules.ts'
-import { GatewayError } from '../core/errors.ts'
-import type { StoredSession } from '../core/session.ts'
-import type { AccessTokens, TokenAudience } from '../flows/access-token.ts'
-import type { StepUps } from '../flows/step-up.ts'
-import type { Guard } from './guard.ts'
+import { type ClaimHeader, type ClaimRule, claimHeaderValues, satisfies } from '../../core/claim-rules.ts'
+import { GatewayError } from '../../core/errors.ts'
+import type { StoredSession } from '../../core/session.ts'
+import type { AccessTokens, TokenAudience } from '../../flows/access-token.ts'
+import type { StepUps } from '../../flows/step-up.ts'
+import type { Guard } from '../guard.ts'
 
 /** Who may use an upstream, and how. */
 export interface Policy {

@@ -1,6 +1,6 @@
 import { Transform } from 'node:stream'
 import type { FastifyRequest } from 'fastify'
-import { BadRequest, GatewayError } from '../core/errors.ts'
+import { BadRequest, GatewayError } from '../../core/errors.ts'
 
 /**
  * Refuses what is known to be wrong before a byte of the body is read: one that is announced as too large, and one where

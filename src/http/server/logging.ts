@@ -1,5 +1,5 @@
 import type { FastifyReply, FastifyRequest, FastifyServerOptions } from 'fastify'
-import { GatewayError } from '../core/errors.ts'
+import { GatewayError } from '../../core/errors.ts'
 
 /** What of an error may be logged. Foreign messages and causes quote tokens, bodies and parameters, so they stay out. */
 function describe(error: unknown): Record<string, unknown> {

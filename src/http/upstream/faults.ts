@@ -1,5 +1,5 @@
 import type { IncomingHttpHeaders } from 'node:http'
-import { GatewayError } from '../core/errors.ts'
+import { GatewayError } from '../../core/errors.ts'
 
 /** What a failure is to the client; one of the request's own body is that already. */
 export function unusable(cause: Error): GatewayError {

@@ -1,7 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
-import { BadRequest } from '../core/errors.ts'
+import { BadRequest } from '../../core/errors.ts'
 
 /**
  * What is wrong with the way in which a request says whom it is for and where it ends, or null. Node lets these pass, each

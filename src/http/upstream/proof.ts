@@ -1,8 +1,8 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { Clock } from '../core/clock.ts'
-import { challengesForNonce, type DpopKey, dpopNonceOf, dpopProof } from '../core/dpop.ts'
-import { GatewayError } from '../core/errors.ts'
+import type { Clock } from '../../core/clock.ts'
+import { challengesForNonce, type DpopKey, dpopNonceOf, dpopProof } from '../../core/dpop.ts'
+import { GatewayError } from '../../core/errors.ts'
 import type { Answer } from './answers.ts'
 import { isRepeatable, setAside } from './repeatable.ts'
 

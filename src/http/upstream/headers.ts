@@ -1,5 +1,5 @@
 import type { IncomingHttpHeaders } from 'node:http'
-import { harmlessChallenges } from '../core/challenge.ts'
+import { harmlessChallenges } from '../../core/challenge.ts'
 
 /** What the gateway says of a request to an upstream. */
 export interface ForwardedAs {

@@ -1,5 +1,5 @@
 import { test } from 'tap'
-import { redirectFor } from '../../src/http/redirects.ts'
+import { redirectFor } from '../../../src/http/upstream/redirects.ts'
 
 const place = (path: string, url: string) => ({ path, url: new URL(url) })
 const api = place('/api', 'http://api.internal:3000/v1')

@@ -1,7 +1,7 @@
 import fastify from 'fastify'
 import { type Test, test } from 'tap'
-import { createCors, registerCors } from '../../src/http/cors.ts'
-import { ownHeadersFor, registerProblems } from '../../src/http/problem.ts'
+import { ownHeadersFor, registerProblems } from '../../../src/http/problem.ts'
+import { createCors, registerCors } from '../../../src/http/server/cors.ts'
 
 const own = 'https://app.example'
 const spa = 'https://spa.example'

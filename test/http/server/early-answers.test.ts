@@ -1,7 +1,7 @@
 import tap, { type Test, test } from 'tap'
-import { rawRequest } from '../support/browser.ts'
-import { startGateway } from '../support/gateway.ts'
-import { startProvider } from '../support/provider.ts'
+import { rawRequest } from '../../support/browser.ts'
+import { startGateway } from '../../support/gateway.ts'
+import { startProvider } from '../../support/provider.ts'
 
 const provider = await startProvider()
 const env = { PUBLIC_URL: 'https://app.test', CORS_ORIGINS: 'https://spa.app.test', SPA_DIR: 'src/demo/spa' }

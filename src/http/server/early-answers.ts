@@ -1,10 +1,10 @@
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { type ProblemCode, problems } from '../core/errors.ts'
+import { type ProblemCode, problems } from '../../core/errors.ts'
+import { fromFramework, problemOf, sendProblem } from '../problem.ts'
 import type { Connections } from './connections.ts'
 import type { Cors } from './cors.ts'
-import { fromFramework, problemOf, sendProblem } from './problem.ts'
 
 /** What the early answers need. */
 export interface EarlyAnswersDeps {

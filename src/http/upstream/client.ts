@@ -1,8 +1,8 @@
 import type { IncomingHttpHeaders, ServerResponse } from 'node:http'
 import { Readable } from 'node:stream'
 import { type Dispatcher, Pool } from 'undici'
-import type { GatewayError } from '../core/errors.ts'
-import { ambiguityOf, isCut, Standstill, unusable } from './upstream-faults.ts'
+import type { GatewayError } from '../../core/errors.ts'
+import { ambiguityOf, isCut, Standstill, unusable } from './faults.ts'
 
 /** What the proxy plugin does not hand through; it rides on the headers. */
 export const passage = Symbol('passage')

@@ -1,9 +1,9 @@
 import fastify from 'fastify'
 import { type Test, test } from 'tap'
-import { createPathCheck } from '../../src/core/request-path.ts'
-import { createTrusts, registerClientAddress } from '../../src/http/client-address.ts'
-import { registerTargetChecks } from '../../src/http/listener.ts'
-import { rawRequest } from '../support/browser.ts'
+import { createPathCheck } from '../../../src/core/request-path.ts'
+import { createTrusts, registerClientAddress } from '../../../src/http/server/client-address.ts'
+import { registerTargetChecks } from '../../../src/http/server/target-checks.ts'
+import { rawRequest } from '../../support/browser.ts'
 
 interface Line {
   level: string

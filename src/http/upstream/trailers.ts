@@ -1,6 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Answer } from './answers.ts'
-import { responseHeaders } from './upstream-headers.ts'
+import { responseHeaders } from './headers.ts'
 
 /** What a trailer must not change after the fact: framing, routing, caching, credentials (RFC 9110 §6.5.1). */
 const unfit =

@@ -1,8 +1,8 @@
 import type { IncomingMessage } from 'node:http'
 import { isIPv4, isIPv6 } from 'node:net'
 import type { FastifyInstance } from 'fastify'
-import { BadRequest, GatewayError } from '../core/errors.ts'
-import type { PathCheck } from '../core/request-path.ts'
+import { BadRequest, GatewayError } from '../../core/errors.ts'
+import type { PathCheck } from '../../core/request-path.ts'
 import { peerAddress, type Trusts } from './client-address.ts'
 
 /** What a request is held against before any route is asked. */

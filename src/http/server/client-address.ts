@@ -1,6 +1,6 @@
 import { BlockList, isIP, SocketAddress } from 'node:net'
 import type { FastifyBaseLogger, FastifyInstance, FastifyRequest } from 'fastify'
-import { createRepeats } from './repeats.ts'
+import { createRepeats } from '../repeats.ts'
 
 /** Who sends a request, as far as that is known for sure. */
 export interface Client {

@@ -1,5 +1,5 @@
 import { test } from 'tap'
-import { createTrusts, findClient, rateKeyOf } from '../../src/http/client-address.ts'
+import { createTrusts, findClient, rateKeyOf } from '../../../src/http/server/client-address.ts'
 
 const trusts = createTrusts(['10.0.0.0/8', '192.0.2.7', 'fd00::/8', '::1'])
 const clientOf = (peer: string, forwardedFor = '') => findClient(peer, forwardedFor, trusts)

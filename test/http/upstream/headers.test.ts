@@ -1,5 +1,5 @@
 import { test } from 'tap'
-import { createRequestHeaders, responseHeaders } from '../../src/http/upstream-headers.ts'
+import { createRequestHeaders, responseHeaders } from '../../../src/http/upstream/headers.ts'
 
 const requestHeaders = createRequestHeaders(['x-staff-id'])
 const forwarded = {

@@ -1,10 +1,10 @@
 import fastify, { type FastifyInstance, type FastifyServerOptions, LogController } from 'fastify'
+import { ownHeadersFor } from '../problem.ts'
 import { type ClientLimits, closeUnread, serverOptionsOf } from './client-limits.ts'
 import { watchConnections } from './connections.ts'
 import type { Cors } from './cors.ts'
 import { createEarlyAnswers } from './early-answers.ts'
 import { registerFraming } from './framing.ts'
-import { ownHeadersFor } from './problem.ts'
 import { registerUpgrades } from './upgrades.ts'
 
 /** What a listener is made of. */
