@@ -76,7 +76,7 @@ test('paths that differ by case alone are one path, and none ends in a dot', asy
 })
 
 test('the SPA comes from one place, and an upstream at the root leaves room for none', async t => {
-  const [directory, server] = [{ SPA_DIR: '.' }, { SPA_URL: 'http://localhost:5173' }]
+  const [directory, server] = [{ SPA_DIR: 'src/demo/spa' }, { SPA_URL: 'http://localhost:5173' }]
   const root = { ...api, UPSTREAM_A_PATH: '/' }
   t.same(variables({ ...api, ...directory }), [])
   t.same(variables({ ...api, ...server }), [])
