@@ -90,7 +90,7 @@ export function registerProblems(app: FastifyInstance, options: ServerProblemOpt
     const asPage = request.routeOptions.config.forPeople && wantsPage(request)
     const reference = asPage && known.status >= 500 ? newReference() : undefined
     // Who leaves takes the request to the upstream along, which is nobody's failure.
-    const left = known.code === 'bad_upstream' && request.raw.socket.destroyed
+    const left = known.code === 'bad_upstream' && (reply.raw.socket?.destroyed ?? true)
     if (known.status < 500 || left) request.log.debug({ err: error }, left ? 'client left' : 'request refused')
     else if (known.status !== 503 || asPage) request.log.error({ err: error, reference }, 'request failed')
     else {

@@ -5,8 +5,6 @@ import type { BrowserResponse, HeaderInput } from '../support/browser.ts'
 import { launchChromium } from '../support/chromium.ts'
 import { eventually, sessionCookie, startStage } from '../support/stage.ts'
 
-const idleTimeoutMs = 1_800_000
-
 test('the rule for scripts', async t => {
   const stage = await startStage(t)
   const { gateway, upstream, redis } = stage
@@ -39,17 +37,12 @@ test('the rule for scripts', async t => {
 
   /** Runs attacks and proves that none of them got as far as Redis or an API. */
   const withoutEffect = async (t: Test, attacks: () => Promise<void>) => {
-    const [record] = await stage.sessions()
-    const startedAt = Date.now()
     upstream.requests.length = 0
     const monitor = await redis.monitor()
     await attacks()
-    t.strictSame(monitor.commands, [], 'Redis was not asked')
+    t.strictSame(monitor.commands, [], 'Redis was not asked, so that nothing of it counts as activity')
     monitor.stop()
     t.strictSame(upstream.requests, [], 'the API saw nothing')
-    // What was done before may be written meanwhile.
-    const idle = Number(await redis.client.hget(record ?? '', 'idle'))
-    t.ok(idle > startedAt && idle <= startedAt + idleTimeoutMs, 'nothing of it counted as activity')
     t.equal((await alice.api('/bff/user')).status, 200, 'the session is alive')
   }
 
