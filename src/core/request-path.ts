@@ -1,3 +1,5 @@
+import { percentDecoded } from './percent.ts'
+
 /** Outcome of a look at a request target: null when it is sound, else a sentence that is fit for the browser. */
 export type PathCheck = (target: string) => string | null
 
@@ -49,7 +51,7 @@ export function createPathCheck(prefixes: readonly string[]): PathCheck {
     for (let level = 0; ; level += 1) {
       const fault = faultOf(reading, owner)
       if (fault !== null) return fault
-      const next = level === 0 ? decodeStrictly(reading) : decodeLoosely(reading)
+      const next = level === 0 ? percentDecoded(reading) : decodeLoosely(reading)
       if (next === null) return "The path's percent-encoding is not UTF-8."
       if (next === reading) return null
       if (level === maximumLevels) return 'The path is percent-encoded too many times.'
@@ -108,19 +110,11 @@ function withoutParameters(path: string): string {
   return path.includes(';') ? path.replace(/;[^/]*/g, '') : path
 }
 
-function decodeStrictly(path: string): string | null {
-  try {
-    return decodeURIComponent(path)
-  } catch {
-    return null
-  }
-}
-
 /** Decodes what can be decoded: a percent sign that stands for itself must not hide what comes after it. */
 function decodeLoosely(path: string): string {
   return path.replace(
     /(?:%[0-9a-f]{2})+/gi,
-    run => decodeStrictly(run) ?? run.replace(/%[0-7][0-9a-f]/gi, decodeURIComponent),
+    run => percentDecoded(run) ?? run.replace(/%[0-7][0-9a-f]/gi, decodeURIComponent),
   )
 }
 

@@ -1,3 +1,5 @@
+import { percentDecoded } from './percent.ts'
+
 /** What a return URL is held against. */
 export interface ReturnUrlRules {
   /** The gateway's own origin, e.g. `https://app.example`. */
@@ -26,7 +28,7 @@ export function safeReturnUrl(value: string, rules: ReturnUrlRules): string | nu
   if (!value.startsWith('/') || value.startsWith('//')) return null
   const url = parse(value, rules.origin)
   if (url === null || url.origin !== new URL(rules.origin).origin || url.pathname.startsWith('//')) return null
-  const path = decode(url.pathname)
+  const path = percentDecoded(url.pathname)
   if (path === null || rules.excludedPaths.some(excluded => isBelow(path, excluded))) return null
   return url.pathname + url.search + url.hash
 }
@@ -58,12 +60,4 @@ export function hasControlCharacter(value: string): boolean {
 
 function parse(value: string, base: string): URL | null {
   return URL.canParse(value, base) ? new URL(value, base) : null
-}
-
-function decode(path: string): string | null {
-  try {
-    return decodeURIComponent(path)
-  } catch {
-    return null
-  }
 }

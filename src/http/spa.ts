@@ -3,6 +3,7 @@ import { basename, join, resolve, sep } from 'node:path'
 import fastifyStatic from '@fastify/static'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { BadRequest, GatewayError } from '../core/errors.ts'
+import { percentDecoded } from '../core/percent.ts'
 import { hasControlCharacter, isBelow } from '../core/return-url.ts'
 import { carriesHash } from './hashed-name.ts'
 
@@ -108,18 +109,10 @@ export function createSpa(options: SpaOptions): Spa {
  * One reader would take `..%2f` for a name, and the next for the way out.
  */
 function pathOf(request: FastifyRequest): string {
-  const segments = (request.url.split('?', 1)[0] ?? '').split('/').map(decoded)
+  const segments = (request.url.split('?', 1)[0] ?? '').split('/').map(percentDecoded)
   const odd = (name: string) => name === '.' || name === '..' || /[\\/]/.test(name) || hasControlCharacter(name)
   if (segments.some(name => name === null || odd(name))) throw new BadRequest('The path is not one of a file.')
   return segments.join('/')
-}
-
-function decoded(segment: string): string | null {
-  try {
-    return decodeURIComponent(segment)
-  } catch {
-    return null
-  }
 }
 
 /** Whether a name on the way begins with a dot. What sites tell about themselves is public (RFC 8615 §3). */

@@ -12,6 +12,7 @@ import { type Admit, admissionOf, decorateAdmission, type Policy, setAdmission }
 import { again, createAnswers } from './answers.ts'
 import { checkBody, limitedBody } from './body-limit.ts'
 import { createUpstreamClient, passage } from './client.ts'
+import { badUpstream } from './faults.ts'
 import { createRequestHeaders, responseHeaders } from './headers.ts'
 import { createUpstreamProofs, type SendOptions } from './proof.ts'
 import { basePath } from './redirects.ts'
@@ -180,9 +181,5 @@ async function registerUpstream(
 function upstreamFailed(reply: FastifyReply, { error }: { error: Error }): void {
   // The plugin wraps what the client says.
   const cause = error.cause ?? error
-  reply.send(
-    cause instanceof GatewayError
-      ? cause
-      : new GatewayError('bad_upstream', 'The API gave no usable answer.', { cause }),
-  )
+  reply.send(cause instanceof GatewayError ? cause : badUpstream({ cause }))
 }

@@ -6,6 +6,7 @@ import { BadRequest, GatewayError } from '../../core/errors.ts'
 import type { StoredSession } from '../../core/session.ts'
 import type { Upgrade } from '../server/upgrades.ts'
 import type { SessionWatch } from '../session-watch.ts'
+import { badUpstream, upstreamTimeout } from './faults.ts'
 import { joinSides, type Link, type Side } from './websocket-link.ts'
 
 /** What an upstream said to a handshake instead of yes. */
@@ -102,22 +103,20 @@ export function createWebSockets({ sessionWatch }: { sessionWatch: SessionWatch 
         dialling.add(giveUp)
         gone = () => giveUp(new BadRequest('The client has gone.'))
         client.once('close', gone)
-        const tooLate = () => giveUp(new GatewayError('upstream_timeout', 'The API did not answer in time.'))
+        const tooLate = () => giveUp(upstreamTimeout())
         late = setTimeout(tooLate, timeoutMs)
         websocket.once('open', () => {
           // Nothing is lost that comes before the client is there to take it.
           websocket.pause()
           if (answered !== undefined) resolve({ websocket, ...answered })
         })
-        const unusable = (cause?: Error) =>
-          new GatewayError('bad_upstream', 'The API gave no usable answer.', { cause })
         websocket.once('unexpected-response', (_outgoing, answer) => {
           const { statusCode = 0, headers } = answer
           // A yes that does not say to what (RFC 9110 §15.2.2).
-          if (statusCode < 200) giveUp(unusable())
+          if (statusCode < 200) giveUp(badUpstream())
           else resolve({ refusal: { statusCode, headers, stream: answer } })
         })
-        websocket.on('error', cause => reject(unusable(cause)))
+        websocket.on('error', cause => reject(badUpstream({ cause })))
       }).finally(() => {
         clearTimeout(late)
         dialling.delete(giveUp)
