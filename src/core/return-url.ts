@@ -28,8 +28,10 @@ export function safeReturnUrl(value: string, rules: ReturnUrlRules): string | nu
   if (!value.startsWith('/') || value.startsWith('//')) return null
   const url = parse(value, rules.origin)
   if (url === null || url.origin !== new URL(rules.origin).origin || url.pathname.startsWith('//')) return null
+  // What decodes it, as a static server does, may go on by it: `/%2f/evil.test` leads away like `//evil.test`.
   const path = percentDecoded(url.pathname)
-  if (path === null || rules.excludedPaths.some(excluded => isBelow(path, excluded))) return null
+  if (path === null || /^\/[/\\]/.test(path) || hasControlCharacter(path)) return null
+  if (rules.excludedPaths.some(excluded => isBelow(path, excluded))) return null
   return url.pathname + url.search + url.hash
 }
 
