@@ -223,6 +223,7 @@ function openStore({ config, clock, audit, log }: PartsOptions, lifetimes: Lifet
     }),
     prefix: config.redisPrefix,
     lifetimes,
+    elapsed: () => performance.now(),
     onUnreadable: id => audit({ event: 'record_unreadable', session: sessionHandle(id) }),
     onLinkError: error => log.warn({ err: error }, 'the link to Redis is broken'),
   })

@@ -1,3 +1,4 @@
+import type { Elapsed } from '../core/clock.ts'
 import type { SessionEvent } from '../core/events.ts'
 import type { RecordType, Seal } from '../core/seal.ts'
 import type { EndReason } from '../core/session.ts'
@@ -10,7 +11,8 @@ import { createKeys } from './redis/keys.ts'
 import { createRedisOutbox } from './redis/outbox.ts'
 import { createRedisRefreshes } from './redis/refreshes.ts'
 import { createRedisSessions } from './redis/sessions.ts'
-import { type Lifetimes, logoutLifetime, type Store, type StoreInstant } from './store.ts'
+import { createSessionCache } from './session-cache.ts'
+import { type Lifetimes, logoutLifetime, type Store, type StoreInstant, touchIntervalMs } from './store.ts'
 
 /** What the Redis store is made of. */
 export interface RedisStoreOptions {
@@ -19,6 +21,8 @@ export interface RedisStoreOptions {
   /** Begins every key. */
   prefix: string
   lifetimes: Lifetimes
+  /** Does not jump. */
+  elapsed: Elapsed
   /** Called when a record was changed, moved, or sealed with a key that is no longer known. */
   onUnreadable: (sessionId: string) => void
   /** Called when a link to Redis breaks; it is mended without further ado. */
@@ -27,13 +31,27 @@ export interface RedisStoreOptions {
 
 /** The store in Redis. Every record is sealed; what stands in the clear are deadlines, reasons and counters. */
 export function createRedisStore(options: RedisStoreOptions): Store {
-  const { address, seal, lifetimes, onUnreadable, onLinkError } = options
+  const { address, seal, lifetimes, elapsed, onUnreadable, onLinkError } = options
   const keys = createKeys(options.prefix)
   const client = createRedisClient(address, lifetimes)
   const subscriber = createSubscriber(address)
   for (const link of [client, subscriber]) link.on('error', onLinkError)
 
-  const { peek, openLive, ...sessions } = createRedisSessions({ client, seal, keys, lifetimes, onUnreadable })
+  const cache = createSessionCache({
+    elapsed,
+    idleTimeoutMs: lifetimes.idleTimeout * 1000,
+    touchIntervalMs: touchIntervalMs(lifetimes),
+  })
+  const parts = { client, seal, keys, lifetimes, onUnreadable, cache, elapsed }
+  const { peek, openLive, ...sessions } = createRedisSessions(parts)
+  const listeners: ((event: SessionEvent) => void)[] = [({ sessionId }) => cache.forget(sessionId)]
+
+  // At each new link, and not by ioredis: it forgets a subscription whose confirmation was cut off.
+  subscriber.on('ready', () => void subscriber.subscribe(keys.channel).catch(() => {}))
+  subscriber.on('message', (_channel, message) => {
+    const event = parseEvent(message)
+    if (event !== null) for (const listener of listeners) listener(event)
+  })
 
   const putOnce = async (type: RecordType, id: string, text: string, lifetime: number) => {
     await answered(client.set(keys.once(type, id), seal.seal(type, id, text), 'EX', lifetime))
@@ -46,7 +64,7 @@ export function createRedisStore(options: RedisStoreOptions): Store {
 
   return {
     ...sessions,
-    ...createRedisRefreshes({ client, seal, keys, openLive }),
+    ...createRedisRefreshes({ client, seal, keys, openLive, cache }),
     ...createRedisOutbox({ client, seal, keys }),
     ...createRedisIndexes({ client, keys, lifetimes, peek }),
 
@@ -77,16 +95,7 @@ export function createRedisStore(options: RedisStoreOptions): Store {
       return (await answered(client.set(keys.once('logout-token', id), '', 'PX', lifetimeMs, 'NX'))) === 'OK'
     },
 
-    onSessionEvent(listener) {
-      // At each new link, and not by ioredis: it forgets a subscription whose confirmation was cut off.
-      const subscribe = () => void subscriber.subscribe(keys.channel).catch(() => {})
-      subscriber.on('ready', subscribe)
-      if (subscriber.status === 'ready') subscribe()
-      subscriber.on('message', (_channel, message) => {
-        const event = parseEvent(message)
-        if (event !== null) listener(event)
-      })
-    },
+    onSessionEvent: listener => void listeners.push(listener),
 
     async ping() {
       await answered(client.ping())

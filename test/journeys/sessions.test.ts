@@ -1,9 +1,11 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import tap, { type Test, test } from 'tap'
 import { randomToken } from '../../src/core/random.ts'
 import { type EndReason, endReasons, expired, sessionHandle, sessionIdOf, userIndex } from '../../src/core/session.ts'
+import { confirmedForMs } from '../../src/store/session-cache.ts'
 import { type BrowserResponse, createJar, type TestBrowser } from '../support/browser.ts'
 import { claims } from '../support/forgeries.ts'
 import { startGateway } from '../support/gateway.ts'
@@ -267,6 +269,8 @@ test('while the store is hanging or down every answer is 503, and the sessions a
     down: [redis.down, redis.restart],
   }
   for (const [name, [fail, mend]] of Object.entries(faults)) {
+    // What the store said a moment ago holds for a while.
+    await sleep(confirmedForMs)
     await fail()
     const answers = Object.entries(asked).map(async ([endpoint, ask]) => [endpoint, await ask(browser, other)] as const)
     const revocations = selectors.map(selector => admin(gateway, selector))

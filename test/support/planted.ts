@@ -55,7 +55,15 @@ export async function createPlanter(options: PlanterOptions): Promise<Planter> {
     context: JSON.stringify([provider.issuer, provider.clientId]),
   })
   const address = { url: new URL(redis.url), ca: undefined }
-  const store = createRedisStore({ address, seal, prefix, lifetimes, onUnreadable: () => {}, onLinkError: () => {} })
+  const store = createRedisStore({
+    address,
+    seal,
+    prefix,
+    lifetimes,
+    elapsed: () => performance.now(),
+    onUnreadable: () => {},
+    onLinkError: () => {},
+  })
   for (let up = false; !up; ) {
     up = await store.ping().then(
       () => true,

@@ -43,6 +43,7 @@ const store = createRedisStore({
   prefix: setting('REDIS_PREFIX'),
   lifetimes,
   onUnreadable: session => say({ msg: 'unreadable', session }),
+  elapsed: () => performance.now(),
   onLinkError: () => {},
 })
 const { random } = Math

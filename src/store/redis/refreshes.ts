@@ -1,5 +1,6 @@
 import type { Seal } from '../../core/seal.ts'
 import { refreshTokenId, type StoredSession } from '../../core/session.ts'
+import type { SessionCache } from '../session-cache.ts'
 import {
   forcedCooldownMs,
   type RefreshStore,
@@ -21,8 +22,9 @@ export function createRedisRefreshes(options: {
   seal: Seal
   keys: Keys
   openLive: (id: string, slot: string, reply: LiveReply) => StoredSession | null
+  cache: SessionCache
 }): RefreshStore {
-  const { client, seal, keys, openLive } = options
+  const { client, seal, keys, openLive, cache } = options
 
   const sealRefusal = (id: string, { slot, demanding = false, refusal }: RefusedSlot) => {
     const sealed = seal.seal('refusal', tokenId(id, slot), JSON.stringify(refusal))
@@ -61,6 +63,7 @@ export function createRedisRefreshes(options: {
         session === undefined ? '' : seal.seal('session', id, JSON.stringify(session)),
       ]
       const args = [keys.channel, id, owner, version, slot, ...sealed]
+      cache.forget(id)
       return await answered(client.saveRefresh(keys.bucketFor(id), ...args))
     },
 

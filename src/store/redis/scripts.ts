@@ -82,8 +82,10 @@ redis.call('ZADD', bucket .. 'due', idle, id)
 redis.call('PEXPIRE', bucket .. 'due', tonumber(ARGV[7]) + ${retentionMs})`,
 
     /**
-     * ARGV: channel, id, idle timeout ms, age of unwritten activity ms or -1, whether active (1, 0), touch interval ms, slot.
-     * → nothing · 'live', session, access or '', version, idle ms left, absolute ms left, touched
+     * ARGV: channel, id, idle timeout ms, age of unwritten activity ms or -1, whether active (1, 0), touch interval ms, slot,
+     * version that the caller has at hand or -1.
+     * → nothing · 'live', session, access or '', version, idle ms left, absolute ms left, touched; 'same' without session and
+     * access when they are of that version
      * · 'ended', reason, session or nothing
      */
     getSession: `${prelude}${finish(tombstoneMs)}${touch(warningMs)}
@@ -102,6 +104,7 @@ if ARGV[5] == '1' and now - (idle - timeout) >= tonumber(ARGV[6]) then
   idle = touch(id, idle, absolute, now, timeout)
   touched = 1
 end
+if fields[5] == ARGV[8] then return { 'same', '', '', tonumber(fields[5]), idle - now, absolute - now, touched } end
 return { 'live', fields[1], fields[2] or '', tonumber(fields[5]), idle - now, absolute - now, touched }`,
 
     /** ARGV: channel, id. → as getSession for a live session without a token, and nothing otherwise; touches nothing. */

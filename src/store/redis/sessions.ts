@@ -1,6 +1,8 @@
+import type { Elapsed } from '../../core/clock.ts'
 import type { Seal } from '../../core/seal.ts'
 import { type EndReason, refreshTokenId, type Session, type StoredSession } from '../../core/session.ts'
 import type { AccessToken } from '../../core/token-set.ts'
+import type { SessionCache } from '../session-cache.ts'
 import {
   type EndedSession,
   type ExpiryStore,
@@ -22,6 +24,8 @@ export interface RedisSessionsOptions {
   lifetimes: Lifetimes
   /** Called when a record was changed, moved, or sealed with a key that is no longer known. */
   onUnreadable: (sessionId: string) => void
+  cache: SessionCache
+  elapsed: Elapsed
 }
 
 /** As the scripts give a live session: the last member depends on the script. */
@@ -40,7 +44,7 @@ const sweepLimit = 200
 
 /** Sessions in Redis; see the scripts for the layout. */
 export function createRedisSessions(options: RedisSessionsOptions) {
-  const { client, seal, keys, lifetimes, onUnreadable } = options
+  const { client, seal, keys, lifetimes, onUnreadable, cache, elapsed } = options
   const idleMs = lifetimes.idleTimeout * 1000
   const absoluteMs = lifetimes.absoluteTimeout * 1000
   const intervalMs = touchIntervalMs(lifetimes)
@@ -93,16 +97,34 @@ export function createRedisSessions(options: RedisSessionsOptions) {
       await answered(client.createSession(keys.bucketFor(id), ...args))
     },
 
-    async getSession(id, { slot, active, pendingAgeMs }) {
+    async getSession(id, touch) {
+      const { slot, active, pendingAgeMs } = touch
+      const fresh = pendingAgeMs === null ? cache.fresh(id, touch) : null
+      if (fresh !== null) return { found: { state: 'live', stored: fresh }, touched: false }
+      const askedAt = elapsed()
+      const version = cache.versionOf(id, slot) ?? -1
       const age = pendingAgeMs === null ? -1 : Math.ceil(pendingAgeMs)
-      const args = [keys.channel, id, idleMs, age, active ? 1 : 0, intervalMs, slot ?? '']
+      const args = [keys.channel, id, idleMs, age, active ? 1 : 0, intervalMs, slot ?? '', version]
       const reply = await answered<LiveReply | EndedReply | null>(client.getSessionBuffer(keys.bucketFor(id), ...args))
-      return { found: reply && lookup(id, slot, reply), touched: reply?.[6] === 1 }
+      const touched = reply?.[6] === 1
+      if (reply?.[0].toString() === 'same') {
+        const [, , , , idleExpiresInMs, absoluteExpiresInMs] = reply as LiveReply
+        const stored = cache.confirm(id, slot, { version, idleExpiresInMs, absoluteExpiresInMs, askedAt })
+        if (stored !== null) return { found: { state: 'live', stored }, touched }
+        // Forgotten while the answer was on its way: what it was is to be told in full.
+        const again = await store.getSession(id, { ...touch, pendingAgeMs: null })
+        return { found: again.found, touched: touched || again.touched }
+      }
+      const found = reply && lookup(id, slot, reply)
+      if (found?.state === 'live') cache.keep(id, slot, found.stored, askedAt)
+      else cache.forget(id)
+      return { found, touched }
     },
 
     async touchSessions(activities) {
       const byBucket = new Map<string, (string | number)[]>()
       for (const { id, ageMs } of activities) {
+        cache.forget(id)
         const bucket = keys.bucketFor(id)
         byBucket.set(bucket, [...(byBucket.get(bucket) ?? []), id, Math.ceil(ageMs)])
       }
@@ -113,6 +135,7 @@ export function createRedisSessions(options: RedisSessionsOptions) {
     },
 
     async endSession(id, reason, revokeInMs = 0) {
+      cache.forget(id)
       const reply = await answered<[session: Buffer, idToken?: Buffer] | null>(
         client.endSessionBuffer(keys.bucketFor(id), keys.channel, id, reason, Math.ceil(revokeInMs)),
       )
@@ -127,6 +150,7 @@ export function createRedisSessions(options: RedisSessionsOptions) {
       const found: EndedSession[] = []
       for (let index = 0; index + 2 < ended.length; index += 3) {
         const [id, reason, sealed] = ended.slice(index, index + 3) as [Buffer, Buffer, Buffer]
+        cache.forget(id.toString())
         const session = openEnded(id.toString(), sealed, reason.toString() as EndReason)
         if (session !== null) found.push(session)
       }
