@@ -142,7 +142,10 @@ export async function buildApp(options: AppOptions): Promise<App> {
     logoutUrl: session => addressOf(`${logoutUrl}?token=${session.logoutToken}`),
   })
   const sessionsRoutes = createSessionsRoutes({ sessions })
-  const sessionWatch = createSessionWatch({ look: id => sessionUse.use(id, { active: false }) })
+  const sessionWatch = createSessionWatch({
+    look: id => sessionUse.use(id, { active: false }),
+    missingAmong: store.missingAmong,
+  })
   store.onSessionEvent(sessionWatch.dispatch)
   const headers = publicServer.ownHeaders
   const streams = createEventStreams({ sessionWatch, warningMs: warningMs(parts.lifetimes), headers })

@@ -14,7 +14,7 @@ export type EndSession = (sessionId: string, reason: EndReason, revokeInMs?: num
 export type NoteEnded = (ended: EndedSession) => void
 
 /** The one door out of a session. */
-export function createEndSession(deps: { store: SessionStore; noteEnded: NoteEnded }): EndSession {
+export function createEndSession(deps: { store: Pick<SessionStore, 'endSession'>; noteEnded: NoteEnded }): EndSession {
   return async (sessionId, reason, revokeInMs) => {
     const ended = await deps.store.endSession(sessionId, reason, revokeInMs)
     if (ended !== null) deps.noteEnded(ended)

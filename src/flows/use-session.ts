@@ -23,7 +23,7 @@ export interface SessionUse {
 const mostRemembered = 100_000
 
 export function createSessionUse(deps: {
-  store: SessionStore
+  store: Pick<SessionStore, 'getSession' | 'touchSessions'>
   noteEnded: NoteEnded
   elapsed: Elapsed
   lifetimes: Lifetimes

@@ -17,22 +17,30 @@ export interface Watched {
   stop(): void
 }
 
-/** Tells whatever is open for a session, on this replica, when it ends. */
+/** Tells whatever is open for a session, on this replica, when it ends: at the latest a second after that. */
 export interface SessionWatch {
   watch(sessionId: string, watcher: Watcher): Watched
   /** Takes the store's word of what happened to a session. */
   dispatch(event: SessionEvent): void
 }
 
-/** How often a session is looked at for which something is open: word of its end may not have come through. */
-const lookEveryMs = 15_000
-
-/** Word from other replicas makes it prompt; looking makes it certain. */
-export function createSessionWatch(deps: {
+/** What watching needs. */
+export interface SessionWatchDeps {
   /** Reads a session without touching it. */
   look: (sessionId: string) => Promise<Lookup | null>
-}): SessionWatch {
+  /** Those of many sessions that have to be looked at because they may have ended. */
+  missingAmong: (sessionIds: readonly string[]) => Promise<readonly string[]>
+}
+
+/** How often it is asked which sessions are still there: word of an end may not have come through. */
+const askEveryMs = 400
+/** How often a session is looked at for which something is open: word that it goes on may not have come through. */
+const lookEveryMs = 15_000
+
+/** Word from other replicas makes it prompt; asking makes it certain. */
+export function createSessionWatch(deps: SessionWatchDeps): SessionWatch {
   const sessions = new Map<string, { watchers: Set<Watcher>; timer: NodeJS.Timeout }>()
+  let asking = false
 
   const end = (sessionId: string, reason: EndReason | null) => {
     const entry = sessions.get(sessionId)
@@ -56,12 +64,23 @@ export function createSessionWatch(deps: {
     }
   }
 
+  /** One question at a time, for as long as anything is open. */
+  const ask = async () => {
+    const missing = await deps.missingAmong([...sessions.keys()]).catch(() => [])
+    await Promise.all(missing.map(look))
+    asking = sessions.size > 0
+    if (asking) askSoon()
+  }
+  const askSoon = () => void setTimeout(ask, askEveryMs).unref()
+
   return {
     watch(sessionId, watcher) {
       const timer = () => setInterval(() => void look(sessionId), lookEveryMs).unref()
       const entry = sessions.get(sessionId) ?? { watchers: new Set(), timer: timer() }
       sessions.set(sessionId, entry)
       entry.watchers.add(watcher)
+      if (!asking) askSoon()
+      asking = true
       return {
         look: () => look(sessionId),
         stop() {

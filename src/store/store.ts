@@ -65,6 +65,11 @@ export interface SessionStore {
   getSession(id: string, touch: Touch): Promise<{ found: Lookup | null; touched: boolean }>
   /** Writes activity that happened a while ago; ids that name no live session are passed over. */
   touchSessions(activities: readonly { id: string; ageMs: number }[]): Promise<void>
+  /**
+   * Those of many sessions that may have ended, in few commands: all that have, and now and then one that has not. Touches
+   * nothing.
+   */
+  missingAmong(ids: readonly string[]): Promise<string[]>
   /** Ends a session; null when there is none. Its refresh token is due to be revoked at once, or in `revokeInMs`. */
   endSession(id: string, reason: EndReason, revokeInMs?: number): Promise<EndedSession | null>
 }

@@ -20,9 +20,7 @@ async function setUp(lifetimes = { idleTimeout: 100, absoluteTimeout: 100_000 })
       if (state.down) throw new StoreUnavailable()
       return call(...args)
     }
-  const store: SessionStore = {
-    createSession: memory.createSession,
-    endSession: guarded(memory.endSession),
+  const store: Pick<SessionStore, 'getSession' | 'touchSessions'> = {
     getSession: guarded((id, touch) => {
       calls.reads += 1
       return memory.getSession(id, touch)

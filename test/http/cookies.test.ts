@@ -1,6 +1,7 @@
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { test } from 'tap'
+import { randomToken } from '../../src/core/random.ts'
 import { openSession } from '../../src/core/session.ts'
 import { parseSetCookie, rawRequest, type TestBrowser } from '../support/browser.ts'
 import { launchChromium } from '../support/chromium.ts'

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { test } from 'tap'
 import type { SessionEvent } from '../../src/core/events.ts'
 import type { EndReason, StoredSession } from '../../src/core/session.ts'
@@ -8,7 +9,10 @@ const live: Lookup = { state: 'live', stored: {} as StoredSession }
 const ended = (sessionId: string, reason: EndReason): SessionEvent => ({ type: 'ended', sessionId, reason })
 
 /** A watch whose looks find what the test says, and what its watchers were told. */
-function setUp(found: () => Promise<Lookup | null> = async () => live) {
+function setUp(
+  found: () => Promise<Lookup | null> = async () => live,
+  missingAmong: (ids: readonly string[]) => Promise<readonly string[]> = async () => [],
+) {
   let looks = 0
   const told: (EndReason | null)[] = []
   const watch = createSessionWatch({
@@ -16,6 +20,7 @@ function setUp(found: () => Promise<Lookup | null> = async () => live) {
       looks += 1
       return found()
     },
+    missingAmong,
   })
   const watcher = { ended: (reason: EndReason | null) => void told.push(reason) }
   return { watch, watcher, told, looks: () => looks }
@@ -92,4 +97,35 @@ test('nothing is asked for a session for which nothing is open', async t => {
   watch.watch('a', watcher)
   watch.dispatch(changed)
   t.equal(looks(), 1)
+})
+
+// The word of an end is lost on the way, while nothing looks broken: whoever copied the cookie would go on listening.
+test('what is open is ended without word of it, within a second of the store missing its session', async t => {
+  const gone = new Set<string>()
+  const asked: (readonly string[])[] = []
+  let away = false
+  const { watch, watcher, told, looks } = setUp(
+    async () => ({ state: 'ended', reason: 'logout', justEnded: null }),
+    async ids => {
+      asked.push(ids)
+      if (away) throw new Error('the store is away')
+      return ids.filter(id => gone.has(id))
+    },
+  )
+  const other = watch.watch('b', { ended: () => t.fail('it lives') })
+  watch.watch('a', watcher)
+  away = true
+  await sleep(1000)
+  t.ok(asked.length >= 2, 'without an answer it is asked again')
+  t.equal(looks(), 0)
+  away = false
+  gone.add('a')
+  await sleep(1000)
+  t.same(told, ['logout'])
+  t.same(asked.at(-1), ['b'], 'of many sessions at once, and none that is over')
+  other.stop()
+  await sleep(500)
+  const before = asked.length
+  await sleep(1000)
+  t.equal(asked.length, before, 'nothing is asked while nothing is open')
 })

@@ -397,14 +397,14 @@ async function startPair(t: Test) {
 }
 
 // The word of the end is lost on the way, while nothing looks broken: a firewall forgot the connection.
-test('a stream that no word reaches ends with the heartbeat', parallel(), async t => {
+test('a stream that no word reaches ends within a second all the same', parallel(), async t => {
   const { link, sound, browser, open } = await startPair(t)
   link.mute()
   const streams = [await open(), await open()]
   t.equal((await browser.api(`${sound.url}/bff/logout`, { method: 'POST' })).status, 200)
-  const delays = await closings(streams, performance.now(), heartbeatMs + slackMs)
+  const delays = await closings(streams, performance.now(), 5000)
   t.comment(`streams closed ${figures(delays)} ms after the end`)
-  for (const delay of delays) t.ok(delay < heartbeatMs + slackMs)
+  for (const delay of delays) t.ok(delay < 1000)
   for (const stream of streams) t.same(lastOf(stream), ['ended', { reason: 'logout' }])
 })
 
@@ -496,7 +496,7 @@ test('a link that breaks while it subscribes is mended all the same', parallel()
 
 // Redis drops its subscribers, and drops them again as they come back: the word of an end goes to nobody.
 test(
-  'streams survive cuts of the link that carries the word, and end at the latest with the heartbeat',
+  'streams survive cuts of the link that carries the word, and end within a second all the same',
   parallel(),
   async t => {
     const { redis, sound, browser: gone, open, subscribed, here, troubled } = await startPair(t)
@@ -508,13 +508,13 @@ test(
     const cutting = (async () => {
       while (!over) await redis.client.call('CLIENT', 'KILL', 'TYPE', 'pubsub')
     })()
-    const since = performance.now()
     t.equal((await gone.api('/bff/logout', { method: 'POST' })).status, 200)
+    const since = performance.now()
     over = true
     await cutting
-    const delays = await closings(lost, since, heartbeatMs + slackMs)
+    const delays = await closings(lost, since, 5000)
     t.comment(`streams closed ${figures(delays)} ms after the end whose word may be lost`)
-    for (const delay of delays) t.ok(delay < heartbeatMs + slackMs)
+    for (const delay of delays) t.ok(delay < 1000)
     for (const stream of lost) t.same(lastOf(stream), ['ended', { reason: 'logout' }])
     t.ok(await subscribed(2), 'both listen again')
     await endsStreams(t, kept, 'logout', () => stays.api('/bff/logout', { method: 'POST' }))

@@ -11,7 +11,11 @@ import { eventually, sessionCookie } from '../support/stage.ts'
 import { startUpstream } from '../support/upstream.ts'
 
 const [provider, redis, upstream] = await Promise.all([startProvider(), startRedis(), startUpstream()])
-upstream.respond = (_request, response) => void response.end('{}')
+upstream.respond = ({ url }, response) => {
+  if (url !== '/stream') return void response.end('{}')
+  response.writeHead(200, { 'content-type': 'text/event-stream' })
+  response.write(': open\n\n')
+}
 const link = await startPublishLink(redis)
 const common = {
   SESSION_KEYS: randomBytes(32).toString('base64'),
@@ -40,6 +44,18 @@ async function ask(at: { url: string }, cookie: string, method = 'GET', path = '
   const response = await fetch(at.url + path, { method, headers })
   const body = (await response.json()) as { code?: string }
   return { status: response.status, code: body.code }
+}
+
+/** An answer of the upstream that goes on, and when it was cut off. */
+async function openStream(cookie: string) {
+  const response = await fetch(`${troubled.url}/api/stream`, {
+    headers: { cookie: `${sessionCookie}=${cookie}`, 'x-csrf': '1' },
+  })
+  const closedAt = response.text().then(
+    () => performance.now(),
+    () => performance.now(),
+  )
+  return { closedAt }
 }
 
 /** Requests one after the other until told to stop: when each was sent, and its answer. */
@@ -71,6 +87,7 @@ for (const fault of ['dead', 'half-open', 'late', null] as (PublishFault | null)
     const cookie = await enter(`user-${fault}`)
     if (fault !== null) link.fail(fault)
     t.teardown(link.mend)
+    const stream = await openStream(cookie)
     const client = keepAsking(cookie)
     t.ok(await eventually(() => client.answers.length > 20))
     const endedAt = performance.now()
@@ -81,6 +98,9 @@ for (const fault of ['dead', 'half-open', 'late', null] as (PublishFault | null)
     await client.stop()
     const served = client.answers.filter(({ status }) => status === 200)
     const lastServed = served.at(-1)?.sentAt ?? 0
+    const closedAt = await stream.closedAt
+    t.comment(`an open stream was closed ${Math.round(closedAt - goneAt)} ms after its end`)
+    t.ok(closedAt - goneAt < 1000, 'what is open is closed as well')
     t.comment(`served until ${Math.round(lastServed - goneAt)} ms after its end`)
     t.ok(lastServed - goneAt < 1000, 'within a second')
     t.ok(

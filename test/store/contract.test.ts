@@ -145,6 +145,19 @@ for (const [name, open] of Object.entries({ memory, redis })) {
     t.equal(await store.takeLogout('id'), null)
   })
 
+  test(`${name}: of many sessions those that have ended are told, and hardly any other`, async t => {
+    const { store } = await open(t, minute)
+    const all = await Promise.all(Array.from({ length: 600 }, () => create(store)))
+    const ids = all.map(({ id }) => id)
+    t.same(await store.missingAmong(ids), [])
+    t.same(await store.missingAmong([]), [])
+    const [gone = '', never] = [ids[300], randomToken()]
+    await store.endSession(gone, 'logout')
+    const missing = await store.missingAmong([...ids, never])
+    for (const id of [gone, never]) t.ok(missing.includes(id))
+    t.ok(missing.length < 30, `${missing.length}`)
+  })
+
   test(`${name}: a session comes back as it was put, with the time it has left and without its refresh token`, async t => {
     const { store } = await open(t, { idleTimeout: 60, absoluteTimeout: 100 })
     const session = newSession()

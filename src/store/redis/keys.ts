@@ -6,6 +6,7 @@ export interface Keys {
   channel: string
   bucket(number: number): string
   bucketFor(id: string): string
+  session(id: string): string
   once(type: string, id: string): string
   indexMembers(index: string): string
   indexEnded(index: string): string
@@ -15,10 +16,12 @@ export const buckets = 256
 
 export function createKeys(prefix: string): Keys {
   const bucket = (number: number) => `${prefix}{b${String(number).padStart(3, '0')}}:`
+  const bucketFor = (id: string) => bucket(bucketOf(id))
   return {
     channel: `${prefix}events`,
     bucket,
-    bucketFor: id => bucket(bucketOf(id)),
+    bucketFor,
+    session: id => `${bucketFor(id)}session:${id}`,
     once: (type, id) => `${prefix}${type}:${id}`,
     indexMembers: index => `${prefix}{${index}}:members`,
     indexEnded: index => `${prefix}{${index}}:ended`,

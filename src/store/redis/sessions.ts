@@ -49,6 +49,17 @@ export function createRedisSessions(options: RedisSessionsOptions) {
   const absoluteMs = lifetimes.absoluteTimeout * 1000
   const intervalMs = touchIntervalMs(lifetimes)
 
+  const byBucket = <T>(items: readonly T[], idOf: (item: T) => string): [bucket: string, items: T[]][] => {
+    const groups = new Map<string, T[]>()
+    for (const item of items) {
+      const bucket = keys.bucketFor(idOf(item))
+      const group = groups.get(bucket)
+      if (group === undefined) groups.set(bucket, [item])
+      else group.push(item)
+    }
+    return [...groups]
+  }
+
   const openSession = (id: string, sealed: Buffer): Session | null => {
     const text = seal.open('session', id, sealed)
     if (text === null) onUnreadable(id)
@@ -122,16 +133,22 @@ export function createRedisSessions(options: RedisSessionsOptions) {
     },
 
     async touchSessions(activities) {
-      const byBucket = new Map<string, (string | number)[]>()
-      for (const { id, ageMs } of activities) {
-        cache.forget(id)
-        const bucket = keys.bucketFor(id)
-        byBucket.set(bucket, [...(byBucket.get(bucket) ?? []), id, Math.ceil(ageMs)])
-      }
-      const flushes = [...byBucket].map(([bucket, pairs]) =>
-        client.touchSessions(bucket, keys.channel, idleMs, ...pairs),
-      )
+      for (const { id } of activities) cache.forget(id)
+      const flushes = byBucket(activities, ({ id }) => id).map(([bucket, group]) => {
+        const pairs = group.flatMap(({ id, ageMs }) => [id, Math.ceil(ageMs)])
+        return client.touchSessions(bucket, keys.channel, idleMs, ...pairs)
+      })
       await answered(Promise.all(flushes))
+    },
+
+    async missingAmong(ids) {
+      const looks = byBucket(ids, id => id).map(async ([, group]) => {
+        const there = await answered<number>(client.exists(...group.map(keys.session)))
+        return there === group.length ? [] : group
+      })
+      const missing = (await Promise.all(looks)).flat()
+      for (const id of missing) cache.forget(id)
+      return missing
     },
 
     async endSession(id, reason, revokeInMs = 0) {
