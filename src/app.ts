@@ -199,6 +199,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
     accessTokens,
     stepUps,
     sessionWatch,
+    cors,
     webSockets,
     openRequests,
     openStreams,

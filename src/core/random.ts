@@ -1,4 +1,4 @@
-import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
+import { hash as digest, randomBytes, timingSafeEqual } from 'node:crypto'
 
 /** 256 bits of CSPRNG output as 43 base64url characters: cookies, state, nonce, PKCE verifier, logout value. */
 export function randomToken(): string {
@@ -7,7 +7,7 @@ export function randomToken(): string {
 
 /** SHA-256 as 43 base64url characters. Names a random token in the store without giving the token away. */
 export function hash(value: string): string {
-  return createHash('sha256').update(value).digest('base64url')
+  return digest('sha256', value, 'base64url')
 }
 
 /** Whether a value has the form of {@link randomToken}; says nothing of whether it was ever issued. */

@@ -159,7 +159,8 @@ test('trailers that are not announced, not fit, or not for this client do no har
     answerRaw(chunked(announced, last))
     const answer = await exchange('GET /api/x')
     t.match(answer, /^HTTP\/1\.1 200 /, name)
-    t.equal(bodyOf(answer), '4\r\nbody\r\n0\r\n\r\n', name)
+    // What came as a whole goes out as a whole.
+    t.equal(bodyOf(answer), announced === '' ? 'body' : '4\r\nbody\r\n0\r\n\r\n', name)
   }
   answerRaw(chunked('Trailer: X-Twice, X-Once\r\n', 'X-Twice: 1\r\nX-Twice: 2\r\nX-Once: \xe9\r\n'))
   t.match(bodyOf(await exchange('GET /api/x')), /0\r\nx-twice: 1\r\nx-twice: 2\r\nx-once: \xe9\r\n\r\n$/i)
@@ -231,8 +232,8 @@ test('parts, conditions and answers without a body keep their form', async t => 
       'GET /api/x',
       'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n',
       /^HTTP\/1\.1 200 /,
-      [/transfer-encoding: chunked/i],
-      '3\r\nabc\r\n0\r\n\r\n',
+      [/content-length: 3/i],
+      'abc',
     ],
     [
       'GET /api/x',

@@ -1,4 +1,5 @@
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { OutgoingHttpHeaders } from 'node:http'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { CsrfRefused } from '../../core/errors.ts'
 import type { Audit } from '../../core/events.ts'
 import { markOwn } from '../problem.ts'
@@ -7,6 +8,8 @@ import { markOwn } from '../problem.ts'
 export interface Cors {
   /** The headers of an answer to this `Origin`, for answers that the server does not send in its usual way. */
   headersFor(origin: string | undefined): Record<string, string>
+  /** The headers of an answer to this `Origin`, made of those that it has for anybody. */
+  complete(headers: OutgoingHttpHeaders, origin: string | undefined): OutgoingHttpHeaders
 }
 
 const methods = 'GET, HEAD, POST, PUT, PATCH, DELETE'
@@ -15,11 +18,21 @@ const maxAge = 600
 const names = /^[\w!#$%&'*+.^`|~-]+(?:, ?[\w!#$%&'*+.^`|~-]+)*$/
 
 export function createCors({ origins }: { origins: readonly string[] }): Cors {
+  const headersFor = (origin: string | undefined): Record<string, string> => {
+    if (origins.length === 0) return {}
+    if (origin === undefined || !origins.includes(origin)) return { vary: 'Origin' }
+    return { vary: 'Origin', 'access-control-allow-origin': origin, 'access-control-allow-credentials': 'true' }
+  }
   return {
-    headersFor(origin) {
-      if (origins.length === 0) return {}
-      if (origin === undefined || !origins.includes(origin)) return { vary: 'Origin' }
-      return { vary: 'Origin', 'access-control-allow-origin': origin, 'access-control-allow-credentials': 'true' }
+    headersFor,
+    complete(headers, origin) {
+      if (origins.length === 0) return headers
+      const others = Object.entries(headers).filter(([name]) => !name.startsWith('access-control-'))
+      const own = { ...headersFor(origin), vary: withOrigin(headers.vary, 'Origin') }
+      // A script of the same origin could read all headers, too.
+      const read = others.map(([name]) => name).filter(name => exposed.test(name))
+      const expose = 'access-control-allow-origin' in own && { 'access-control-expose-headers': read.join(', ') }
+      return { ...Object.fromEntries(others), ...own, ...expose }
     },
   }
 }
@@ -56,13 +69,14 @@ export function registerCors(app: FastifyInstance, deps: CorsDeps): void {
   })
   if (deps.cors.headersFor(undefined).vary === undefined) return
   app.addHook('onSend', async (request, reply) => {
-    const headers = deps.cors.headersFor(request.headers.origin)
-    const preflight = preflights.has(request)
-    if (!preflight) for (const name of namesOf(reply, /^access-control-/)) reply.removeHeader(name)
-    reply.headers({ ...headers, vary: withOrigin(reply, preflight) })
-    // A script of the same origin could read all headers, too.
-    if (!preflight && headers['access-control-allow-origin'] !== undefined)
-      reply.header('access-control-expose-headers', namesOf(reply, exposed).join(', '))
+    const { origin } = request.headers
+    const headers = reply.getHeaders()
+    if (preflights.has(request)) {
+      const vary = withOrigin(headers.vary, 'Origin, Access-Control-Request-Headers')
+      return void reply.headers({ ...deps.cors.headersFor(origin), vary })
+    }
+    for (const name of Object.keys(headers)) if (name.startsWith('access-control-')) reply.removeHeader(name)
+    reply.headers(deps.cors.complete(headers as OutgoingHttpHeaders, origin))
   })
 }
 
@@ -74,12 +88,7 @@ function isPreflight({ headers }: FastifyRequest, publicOrigin: string): boolean
 
 const exposed = /^(?!access-control-|set-cookie$|vary$|connection$|keep-alive$|transfer-encoding$)/
 
-function namesOf(reply: FastifyReply, matching: RegExp): string[] {
-  return Object.keys(reply.getHeaders()).filter(name => matching.test(name))
-}
-
-function withOrigin(reply: FastifyReply, preflight: boolean): string {
-  const said = [reply.getHeader('vary') ?? []].flat().map(String)
-  const own = preflight ? 'Origin, Access-Control-Request-Headers' : 'Origin'
+function withOrigin(vary: OutgoingHttpHeaders[string], own: string): string {
+  const said = [vary ?? []].flat().map(String)
   return [...said.filter(value => !/(?:^|,)\s*origin\s*(?:,|$)/i.test(value)), own].join(', ')
 }

@@ -7,7 +7,6 @@ export interface ForwardedAs {
   authorization: string | undefined
   /** The client, and the trusted proxies between it and us. */
   addresses: readonly string[]
-  publicOrigin: URL
   /** What the upstream is told of the user. */
   claims: Readonly<Record<string, string>>
 }
@@ -48,29 +47,46 @@ const ours = /^(expect|http2-settings|sec-websocket-.*|access-control-request-.*
 /** Makes the headers of requests to upstreams. */
 export type RequestHeaders = (headers: IncomingHttpHeaders, forwarded: ForwardedAs) => IncomingHttpHeaders
 
-/**
- * The headers an upstream gets: the client's own without what it has no say in, and the gateway's word instead.
- *
- * @param claimNames the headers that tell any upstream of the user; no client may send one of these to any of them
- */
-export function createRequestHeaders(claimNames: readonly string[]): RequestHeaders {
+/** What is the same for all requests to an upstream. */
+export interface RequestHeadersOptions {
+  /** The upstream's own name, and port. */
+  host: string
+  publicOrigin: URL
+  /** The headers that tell any upstream of the user; no client may send one of these to any of them. */
+  claimNames: readonly string[]
+}
+
+/** The headers an upstream gets: the client's own without what it has no say in, and the gateway's word instead. */
+export function createRequestHeaders({ host, publicOrigin, claimNames }: RequestHeadersOptions): RequestHeaders {
+  const [publicHost, publicScheme] = [publicOrigin.host, publicOrigin.protocol.slice(0, -1)]
   const reserved = new Set(claimNames.map(plain))
-  const isDropped = (name: string) => {
+  const isDropped = remembered(name => {
     const spelled = plain(name)
     return hopByHop.has(spelled) || ours.test(spelled) || claimed.test(spelled) || reserved.has(spelled)
-  }
+  })
 
-  return (headers, { authorization, addresses, publicOrigin, claims }) => {
+  return (headers, { authorization, addresses, claims }) => {
     const nominated = nominatedBy(headers)
     const kept: IncomingHttpHeaders = {}
     for (const name in headers) {
       if (!isDropped(name) && !nominated?.has(name)) kept[name] = headers[name]
     }
+    kept.host = host
     if (authorization !== undefined) kept.authorization = authorization
     kept['x-forwarded-for'] = addresses.join(', ')
-    kept['x-forwarded-host'] = publicOrigin.host
-    kept['x-forwarded-proto'] = publicOrigin.protocol.slice(0, -1)
+    kept['x-forwarded-host'] = publicHost
+    kept['x-forwarded-proto'] = publicScheme
     return Object.assign(kept, claims)
+  }
+}
+
+/** The names that come are few, and the same again and again; made-up ones are judged each time when there is no more room. */
+function remembered(judge: (name: string) => boolean): (name: string) => boolean {
+  const known = new Map<string, boolean>()
+  return name => {
+    const judged = known.get(name) ?? judge(name)
+    if (known.size < 1000) known.set(name, judged)
+    return judged
   }
 }
 
@@ -81,7 +97,7 @@ function plain(name: string): string {
 
 /** What `Connection` names beside itself, in either direction. */
 function nominatedBy({ connection }: IncomingHttpHeaders): Set<string> | null {
-  if (connection === undefined) return null
+  if (connection === undefined || connection === 'keep-alive' || connection === 'close') return null
   // `Host` is the upstream's own by now.
   return new Set(
     String(connection)
@@ -98,12 +114,14 @@ function nominatedBy({ connection }: IncomingHttpHeaders): Set<string> | null {
 const withheld =
   /^(set-cookie2?|access-control-.*|clear-site-data|service-worker-allowed|strict-transport-security|public-key-pins(-.*)?|alt-svc|alternates|refresh|server|x-powered-by|x-aspnet(mvc)?-version|x-generator|via|nel|report-to|reporting-endpoints|x-accel-(redirect|limit-rate|charset|expires)|x-sendfile.*|x-lighttpd-send-?file|x-reproxy-url)$/
 
+const isWithheld = remembered(name => hopByHop.has(name) || withheld.test(name))
+
 /** The headers of an upstream's answer that go to the browser. */
 export function responseHeaders(headers: IncomingHttpHeaders): IncomingHttpHeaders {
   const nominated = nominatedBy(headers)
   const kept: IncomingHttpHeaders = {}
   for (const name in headers) {
-    if (!hopByHop.has(name) && !withheld.test(name) && !nominated?.has(name)) kept[name] = headers[name]
+    if (!isWithheld(name) && !nominated?.has(name)) kept[name] = headers[name]
   }
   const { 'www-authenticate': challenge, ...rest } = kept
   if (challenge === undefined) return kept

@@ -16,7 +16,7 @@ export interface SendOptions {
 /** A request of a session whose tokens are bound to a key. */
 export interface BoundRequest {
   key: DpopKey
-  /** The path at the upstream, as the proxy has resolved it. */
+  /** The path at the upstream. */
   destination: string
   /** The token at the moment of sending: a refused one may be replaced in between. */
   accessToken: () => string
@@ -61,7 +61,7 @@ export function createUpstreamProofs({ origin, clock }: { origin: string; clock:
         onResponse(request, reply, answer) {
           if (answer.statusCode !== 401 || !challengesForNonce(answer.headers['www-authenticate']))
             return options.onResponse(request, reply, answer)
-          setAside(reply, answer)
+          setAside(answer)
           const given = dpopNonceOf(answer.headers['dpop-nonce']) !== undefined
           // To a script a 401 would mean that a login helps.
           if (repeated || !given || !isRepeatable(request))

@@ -1,18 +1,19 @@
-import httpProxy from '@fastify/http-proxy'
+import type { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Clock } from '../../core/clock.ts'
-import { BadRequest, GatewayError } from '../../core/errors.ts'
+import { BadRequest } from '../../core/errors.ts'
 import type { AccessTokens } from '../../flows/access-token.ts'
 import type { StepUps } from '../../flows/step-up.ts'
 import type { Concurrency } from '../concurrency.ts'
 import { markOwn } from '../problem.ts'
+import type { Cors } from '../server/cors.ts'
 import { type Upgrade, websocketUpgrade } from '../server/upgrades.ts'
 import type { SessionWatch } from '../session-watch.ts'
 import { type Admit, admissionOf, decorateAdmission, type Policy, setAdmission } from './admission.ts'
 import { again, createAnswers } from './answers.ts'
 import { checkBody, limitedBody } from './body-limit.ts'
-import { createUpstreamClient, passage } from './client.ts'
-import { badUpstream } from './faults.ts'
+import { createUpstreamClient } from './client.ts'
+import { createDelivery } from './delivery.ts'
 import { createRequestHeaders, responseHeaders } from './headers.ts'
 import { createUpstreamProofs, type SendOptions } from './proof.ts'
 import { basePath } from './redirects.ts'
@@ -40,6 +41,7 @@ export interface ProxyDeps {
   accessTokens: Pick<AccessTokens, 'replace'>
   stepUps: Pick<StepUps, 'demandIn' | 'refreshFor' | 'offering' | 'answer'>
   sessionWatch: SessionWatch
+  cors: Cors
   webSockets: WebSockets
   /** Of requests, and of event streams and websockets, by session. */
   openRequests: Concurrency
@@ -57,10 +59,9 @@ const methods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'] as const
 export function registerProxy(app: FastifyInstance, upstreams: readonly UpstreamRoute[], deps: ProxyDeps): void {
   decorateAdmission(app)
   app.decorateRequest(again, null)
-  app.decorateRequest(passage, undefined)
   for (const upstream of upstreams) {
     app.register(async scope => registerUpstream(scope, upstream, upstreams, deps))
-    for (const path of upstream.path === '/' ? ['/', '/*'] : [upstream.path, `${upstream.path}/*`])
+    for (const path of routesOf(upstream))
       app.options(path, async (_request, reply) => {
         markOwn(reply)
         return reply
@@ -71,38 +72,48 @@ export function registerProxy(app: FastifyInstance, upstreams: readonly Upstream
   }
 }
 
-async function registerUpstream(
+/** The prefix itself, and all that lies below it. */
+function routesOf({ path }: UpstreamRoute): string[] {
+  return path === '/' ? ['/', '/*'] : [path, `${path}/*`]
+}
+
+function registerUpstream(
   scope: FastifyInstance,
   upstream: UpstreamRoute,
   upstreams: readonly UpstreamRoute[],
   deps: ProxyDeps,
-): Promise<void> {
+): void {
   const { path, url, maxBody, caFile: ca } = upstream
   const { publicOrigin, clock } = deps
+  const base = basePath(url)
   const timeoutMs = upstream.timeout * 1000
   const client = createUpstreamClient({ origin: url.origin, timeoutMs, ca })
   const proofs = createUpstreamProofs({ origin: url.origin, clock })
   const claimNames = upstreams.flatMap(({ claimsHeaders }) => claimsHeaders.map(({ name }) => name))
-  const requestHeaders = createRequestHeaders(claimNames)
+  const requestHeaders = createRequestHeaders({ host: url.host, publicOrigin, claimNames })
   const origins = [publicOrigin.origin, ...deps.origins, ...upstream.redirects]
-  const answers = createAnswers({ ...deps, policy: upstream, redirects: { upstream, upstreams, origins }, targetOf })
+  const answers = createAnswers({
+    ...deps,
+    policy: upstream,
+    redirects: { upstream, upstreams, origins },
+    targetOf,
+    deliver: createDelivery(deps),
+  })
 
   /** Path and query at the upstream, byte for byte what the client sent below the upstream's path. */
   function targetOf({ raw }: FastifyRequest): string {
-    const [base, rest] = [basePath(url), raw.url?.slice(path === '/' ? 0 : path.length) ?? '']
+    const rest = raw.url?.slice(path === '/' ? 0 : path.length) ?? ''
     return rest.startsWith('/') ? base + rest : `${base || '/'}${rest}`
   }
 
   const plain: SendOptions = {
     rewriteRequestHeaders(request, headers) {
       const { accessToken, claims } = admissionOf(request)
-      const sent = requestHeaders(headers, {
+      return requestHeaders(headers, {
         authorization: accessToken === null ? undefined : `Bearer ${accessToken}`,
         addresses: request.client.chain,
-        publicOrigin,
         claims,
       })
-      return Object.assign(sent, { [passage]: request[passage] })
     },
     rewriteHeaders: headers => Object.assign(responseHeaders(headers), upstream.answerHeaders),
     onResponse: answers.receive,
@@ -119,19 +130,28 @@ async function registerUpstream(
     return key === undefined ? plain : proofs.bind(plain, { key, destination, accessToken, send })
   }
 
+  const sendRequest = (request: FastifyRequest, reply: FastifyReply, target: string, options: SendOptions) => {
+    const headers = options.rewriteRequestHeaders(request, request.headers)
+    const body = (request.body as Readable | undefined) ?? null
+    client.request({ method: request.method, target, headers, body, client: reply.raw }, (failure, answer) => {
+      if (answer === undefined) return void reply.send(failure)
+      const told = options.rewriteHeaders(answer.headers, request)
+      options.onResponse(request, reply, { ...answer, told })
+    })
+  }
+
   const joinWebSocket = async (
     request: FastifyRequest,
     reply: FastifyReply,
     upgrade: Upgrade,
     options: SendOptions,
   ) => {
-    const headers = options.rewriteRequestHeaders(request, { ...request.headers, host: url.host })
+    const headers = options.rewriteRequestHeaders(request, request.headers)
     const handshake = { origin: url.origin, target: targetOf(request), headers, timeoutMs, ca, maxMessage: maxBody }
     const dialled = await deps.webSockets.dial(request, upgrade, handshake)
     if ('refusal' in dialled) {
       const { refusal } = dialled
-      reply.code(refusal.statusCode).headers(options.rewriteHeaders(refusal.headers, request))
-      return options.onResponse(request, reply, refusal)
+      return options.onResponse(request, reply, { ...refusal, told: options.rewriteHeaders(refusal.headers, request) })
     }
     reply.hijack()
     deps.webSockets.join(request, upgrade, dialled, admissionOf(request).stored, maxBody)
@@ -152,34 +172,22 @@ async function registerUpstream(
   )
   // Bodies go through as streams; a parser would read them whole.
   scope.removeAllContentTypeParsers()
-  await scope.register(httpProxy, {
-    upstream: url.origin,
-    prefix: path === '/' ? '' : path,
-    httpMethods: [...methods],
-    // Without this an upstream's 503 makes eleven calls of one.
-    retryMethods: [],
-    undici: client as object,
-    disableRequestLogging: true,
-    internalRewriteLocationHeader: false,
-    handler(request, reply) {
-      const target = targetOf(request)
-      const destination = target.split('?', 1)[0] ?? target
-      const upgrade = websocketUpgrade(request)
-      const send = (options: SendOptions): unknown =>
-        upgrade === null
-          ? reply.from(destination, { ...options, onError: upstreamFailed } as object)
-          : joinWebSocket(request, reply, upgrade, options)
-      const options = sendOptions(request, destination, send)
-      request[passage] = { path: target, client: reply.raw }
-      request[again] = () => send(options)
-      return send(options)
-    },
-  })
+  scope.addContentTypeParser('*', (_request, payload, done) => done(null, payload))
+  for (const route of routesOf(upstream))
+    scope.route({
+      method: [...methods],
+      url: route,
+      handler(request, reply) {
+        const target = targetOf(request)
+        const upgrade = websocketUpgrade(request)
+        const send = (options: SendOptions) => {
+          if (upgrade === null) sendRequest(request, reply, target, options)
+          else joinWebSocket(request, reply, upgrade, options).catch(error => reply.send(error))
+        }
+        const options = sendOptions(request, target.split('?', 1)[0] ?? target, send)
+        request[again] = () => send(options)
+        send(options)
+      },
+    })
   scope.addHook('onClose', async () => client.destroy())
-}
-
-function upstreamFailed(reply: FastifyReply, { error }: { error: Error }): void {
-  // The plugin wraps what the client says.
-  const cause = error.cause ?? error
-  reply.send(cause instanceof GatewayError ? cause : badUpstream({ cause }))
 }

@@ -1,5 +1,5 @@
-import type { IncomingHttpHeaders } from 'node:http'
-import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyRequest } from 'fastify'
+import type { UpstreamAnswer } from './exchange.ts'
 
 /** Safe methods without a body alone (RFC 9110 §9.2.1): anything else may have done its work, or cannot be sent again. */
 export function isRepeatable({ method, headers }: FastifyRequest): boolean {
@@ -7,11 +7,7 @@ export function isRepeatable({ method, headers }: FastifyRequest): boolean {
   return bodiless && (method === 'GET' || method === 'HEAD')
 }
 
-/** Forgets an upstream's answer, of which nothing has been sent, so that another can take its place. */
-export function setAside(
-  reply: FastifyReply,
-  { headers, stream }: { headers: IncomingHttpHeaders; stream: { resume(): unknown } },
-): void {
-  stream.resume()
-  for (const name of Object.keys(headers)) reply.removeHeader(name)
+/** Lets an answer go of which nothing has been sent, so that another can take its place. */
+export function setAside({ body }: UpstreamAnswer): void {
+  if (!Buffer.isBuffer(body)) body.resume()
 }

@@ -1,5 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Answer } from './answers.ts'
+import type { UpstreamBody } from './exchange.ts'
 import { responseHeaders } from './headers.ts'
 
 /** What a trailer must not change after the fact: framing, routing, caching, credentials (RFC 9110 §6.5.1). */
@@ -13,7 +14,8 @@ const unfit =
 export function passTrailers(
   request: FastifyRequest,
   reply: FastifyReply,
-  { statusCode, headers, stream }: Answer,
+  { statusCode, headers }: Answer,
+  stream: UpstreamBody,
 ): void {
   if (headers.trailer === undefined || headers['content-length'] !== undefined) return
   if (request.method === 'HEAD' || request.raw.httpVersion !== '1.1' || statusCode === 204 || statusCode === 304) return

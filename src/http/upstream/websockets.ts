@@ -1,4 +1,4 @@
-import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
+import type { IncomingHttpHeaders } from 'node:http'
 import type { Socket } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import { WebSocket, WebSocketServer } from 'ws'
@@ -6,12 +6,13 @@ import { BadRequest, GatewayError } from '../../core/errors.ts'
 import type { StoredSession } from '../../core/session.ts'
 import type { Upgrade } from '../server/upgrades.ts'
 import type { SessionWatch } from '../session-watch.ts'
+import type { UpstreamAnswer } from './exchange.ts'
 import { badUpstream, upstreamTimeout } from './faults.ts'
 import { joinSides, type Link, type Side } from './websocket-link.ts'
 
 /** What an upstream said to a handshake instead of yes. */
 export interface HandshakeRefusal {
-  refusal: { statusCode: number; headers: IncomingHttpHeaders; stream: IncomingMessage }
+  refusal: UpstreamAnswer
 }
 
 /** A handshake with an upstream. */
@@ -114,7 +115,7 @@ export function createWebSockets({ sessionWatch }: { sessionWatch: SessionWatch 
           const { statusCode = 0, headers } = answer
           // A yes that does not say to what (RFC 9110 §15.2.2).
           if (statusCode < 200) giveUp(badUpstream())
-          else resolve({ refusal: { statusCode, headers, stream: answer } })
+          else resolve({ refusal: { statusCode, headers, body: answer } })
         })
         websocket.on('error', cause => reject(badUpstream({ cause })))
       }).finally(() => {

@@ -1,0 +1,59 @@
+import type { ServerResponse } from 'node:http'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { Cors } from '../server/cors.ts'
+import type { SessionWatch } from '../session-watch.ts'
+import { admissionOf } from './admission.ts'
+import type { Answer } from './answers.ts'
+import { isBodiless, isEventStream, type UpstreamBody } from './exchange.ts'
+import { setAside } from './repeatable.ts'
+import { passTrailers } from './trailers.ts'
+
+/** Sends an answer to the client. @throws {Error} when its head cannot be sent; then nothing has been */
+export type Deliver = (request: FastifyRequest, reply: FastifyReply, answer: Answer) => void
+
+/** What has come as a whole goes out as that, anything else as it comes. */
+export function createDelivery({ sessionWatch, cors }: { sessionWatch: SessionWatch; cors: Cors }): Deliver {
+  return (request, reply, answer) => {
+    // The rest of a request that was answered early would be taken for the next one.
+    if (!request.raw.complete) answer.told.connection = 'close'
+    if (Buffer.isBuffer(answer.body)) sendWhole(request, reply, answer, answer.body)
+    else sendStream(request, reply, answer, answer.body)
+  }
+
+  /** By Node alone: the framework's way, made for any payload and any hook, takes as long again. */
+  function sendWhole(request: FastifyRequest, reply: FastifyReply, { statusCode, told }: Answer, body: Buffer): void {
+    const response = reply.raw
+    if (response.destroyed) return void reply.hijack()
+    if (!isBodiless(request.method, statusCode)) told['content-length'] ??= String(body.length)
+    response.writeHead(statusCode, cors.complete(told, request.headers.origin))
+    reply.hijack()
+    response.end(body)
+  }
+
+  function sendStream(request: FastifyRequest, reply: FastifyReply, answer: Answer, stream: UpstreamBody): void {
+    if (stream.errored) throw stream.errored
+    reply.code(answer.statusCode).headers(answer.told)
+    passTrailers(request, reply, answer, stream)
+    const { stored } = admissionOf(request)
+    if (stored !== null && isEventStream(answer.headers)) {
+      const watched = sessionWatch.watch(stored.session.id, { ended: () => stream.destroy() })
+      stream.once('close', watched.stop)
+      // What happened since the session was read was told to nobody.
+      void watched.look()
+    }
+    stream.prependOnceListener('error', () => {
+      if (reply.raw.headersSent) return
+      // What was said of the answer is not true of the problem in its place.
+      for (const name of reply.raw.getHeaderNames()) reply.raw.removeHeader(name)
+      for (const name of Object.keys(answer.told)) reply.removeHeader(name)
+      setAside(answer)
+    })
+    stream.once('resume', () => setImmediate(sendHeaders, reply.raw, stream))
+    reply.send(stream)
+  }
+}
+
+/** Node keeps headers until there is a body; an event stream that is quiet at first would not even seem to be open. */
+function sendHeaders(response: ServerResponse, stream: UpstreamBody): void {
+  if (!response.headersSent && !stream.destroyed && !response.destroyed) response.flushHeaders()
+}
