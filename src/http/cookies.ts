@@ -58,9 +58,18 @@ export function createCookies(options: {
 function onlyToken(header: string | undefined, name: string): string | null {
   // Most requests of a flood carry nothing of ours.
   if (header === undefined || !header.includes(name)) return null
+  const value = valueOfOnly(header, name)
+  return value !== null && isRandomToken(value) ? value : null
+}
+
+function valueOfOnly(header: string, name: string): string | null {
+  const start = header.indexOf(name)
+  const plain = (start === 0 || header.startsWith('; ', start - 2)) && header[start + name.length] === '='
+  // The name stands nowhere else, not even within another one: no need to take the whole header apart.
+  if (plain && header.indexOf(name, start + 1) < 0)
+    return header.slice(start + name.length + 1).split(';', 1)[0] ?? null
   const values = pairs(header).filter(pair => pair[0] === name)
-  const value = values[0]?.[1]
-  return values.length === 1 && value !== undefined && isRandomToken(value) ? value : null
+  return values.length === 1 ? (values[0]?.[1] ?? null) : null
 }
 
 /**

@@ -62,7 +62,7 @@ export function createGuard({ csrf, readSession, audit }: GuardDeps) {
       audit({ event: 'csrf_refused', route: request.routeOptions.url ?? '', detail: refusal })
       throw new CsrfRefused(refusal)
     }
-    await guard.limit?.use(request.client.address)
+    if (guard.limit !== undefined) await guard.limit.use(request.client.address)
     if (guard.session === 'none') return
     request.found = await readSession(request, {
       active: slides(guard, request),

@@ -1,6 +1,6 @@
-import type { ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { FastifyInstance } from 'fastify'
+import type { Connections } from './connections.ts'
 
 /** How long a client may take, in milliseconds. */
 export interface ClientLimits {
@@ -39,15 +39,16 @@ export function serverOptionsOf({ headersMs, requestMs, unreadMs, checkMs }: Cli
 
 /**
  * Closes connections on which nothing has moved for the connection timeout while part of an answer was still unread, also
- * after an upgrade. Node would close those of quiet event streams and of slow upstreams, too, were there no listener.
+ * after an upgrade, and those that rest for too long. Node would close those of quiet event streams and of slow upstreams,
+ * too, were there no listener.
  */
-export function closeUnread({ server }: FastifyInstance): void {
+export function closeUnread({ server }: FastifyInstance, connections: Pick<Connections, 'latest'>): void {
   server.on('connection', (socket: Socket) => socket.on('timeout', destroyUnread))
-  server.prependListener('request', (_request: unknown, response: ServerResponse) => response.on('timeout', goOn))
+  server.on('timeout', (socket: Socket) => {
+    if (connections.latest(socket)?.writableFinished !== false) socket.destroy()
+  })
 }
 
 function destroyUnread(this: Socket): void {
   if (this.writableLength > 0) this.destroy()
 }
-
-function goOn(): void {}

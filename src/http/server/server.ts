@@ -24,6 +24,8 @@ export function createServer({ logger, limits, logsEveryRequest, cors, publicOri
   const { http, ...timeouts } = serverOptionsOf(limits)
   const server = fastify({
     logger,
+    // A request that has at most one line needs no number to tell its lines by.
+    ...(!logsEveryRequest && { childLoggerFactory: log => log }),
     logController: new LogController({ disableRequestLogging: !logsEveryRequest }),
     clientErrorHandler: early.ofParser,
     frameworkErrors: early.ofFramework,
@@ -32,9 +34,9 @@ export function createServer({ logger, limits, logsEveryRequest, cors, publicOri
     // NODE_OPTIONS say.
     http: { ...http, requireHostHeader: false, insecureHTTPParser: false },
   })
-  closeUnread(server)
   server.decorate('ownHeaders', ownHeaders)
   const connections = watchConnections(server.server)
+  closeUnread(server, connections)
   early.watch(server, connections)
   server.addHook('preClose', async () => connections.closeIdle())
   if (publicOrigin !== undefined)

@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http'
 import { isIPv4, isIPv6 } from 'node:net'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { BadRequest, GatewayError } from '../../core/errors.ts'
 import type { PathCheck } from '../../core/request-path.ts'
 import { peerAddress, type Trusts } from './client-address.ts'
@@ -24,24 +24,32 @@ const methods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']
  */
 export function registerTargetChecks(app: FastifyInstance, { publicOrigin, trusts, checkPath }: TargetChecks): void {
   const https = publicOrigin.protocol === 'https:'
-  app.addHook('onRequest', async (request, reply) => {
-    if (request.raw.rawHeaders.length > 2 * mostHeaders)
-      throw new GatewayError('headers_too_large', 'The request has too many headers.')
-    const pathFault = checkPath(request.raw.url ?? '')
-    if (pathFault !== null) throw new BadRequest(pathFault)
-    if (!methods.includes(request.method)) {
-      reply.header('allow', methods.join(', '))
-      throw new GatewayError('method_not_allowed', 'The method is not allowed here.')
+  const { host: ours, hostname: ourName } = publicOrigin
+
+  const faultOf = (request: FastifyRequest): GatewayError | null => {
+    const { raw, headers, method } = request
+    if (raw.rawHeaders.length > 2 * mostHeaders)
+      return new GatewayError('headers_too_large', 'The request has too many headers.')
+    const pathFault = checkPath(raw.url ?? '')
+    if (pathFault !== null) return new BadRequest(pathFault)
+    if (!methods.includes(method)) return new GatewayError('method_not_allowed', 'The method is not allowed here.')
+    const { host, 'x-forwarded-host': forwardedHost, 'x-forwarded-proto': forwardedProto } = headers
+    if (host !== ours || forwardedHost !== undefined) {
+      const believed = forwardedHost !== undefined && trusts(peerAddress(request)) ? String(forwardedHost) : undefined
+      const fault = hostFault(raw, believed, ourName)
+      if (fault !== null) return new BadRequest(fault)
     }
-    const forwardedHost = request.headers['x-forwarded-host']
-    const believed = forwardedHost !== undefined && trusts(peerAddress(request)) ? String(forwardedHost) : undefined
-    const fault = hostFault(request.raw, believed, publicOrigin.hostname)
-    if (fault !== null) throw new BadRequest(fault)
-    const scheme = String(request.headers['x-forwarded-proto'] ?? '')
-      .split(',')[0]
-      ?.trim()
-      .toLowerCase()
-    if (https && scheme === 'http') throw new BadRequest('This application is only served over https.')
+    if (!https || forwardedProto === undefined) return null
+    const scheme = String(forwardedProto).split(',')[0]?.trim().toLowerCase()
+    return scheme === 'http' ? new BadRequest('This application is only served over https.') : null
+  }
+
+  // Without a promise, as long as nothing has to be waited for.
+  app.addHook('onRequest', (request, reply, done) => {
+    const fault = faultOf(request)
+    if (fault === null) return done()
+    if (fault.code === 'method_not_allowed') reply.header('allow', methods.join(', '))
+    done(fault)
   })
 }
 

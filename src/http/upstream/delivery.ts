@@ -27,7 +27,7 @@ export function createDelivery({ sessionWatch, cors }: { sessionWatch: SessionWa
     if (!isBodiless(request.method, statusCode)) told['content-length'] ??= String(body.length)
     response.writeHead(statusCode, cors.complete(told, request.headers.origin))
     reply.hijack()
-    response.end(body)
+    response.end(body.toString('latin1'), 'latin1')
   }
 
   function sendStream(request: FastifyRequest, reply: FastifyReply, answer: Answer, stream: UpstreamBody): void {
