@@ -24,8 +24,6 @@ export function createServer({ logger, limits, logsEveryRequest, cors, publicOri
   const { http, ...timeouts } = serverOptionsOf(limits)
   const server = fastify({
     logger,
-    // A request that has at most one line needs no number to tell its lines by.
-    ...(!logsEveryRequest && { childLoggerFactory: log => log }),
     logController: new LogController({ disableRequestLogging: !logsEveryRequest }),
     clientErrorHandler: early.ofParser,
     frameworkErrors: early.ofFramework,
