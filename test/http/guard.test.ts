@@ -267,7 +267,7 @@ function registered(): Map<string, string[]> {
 // An endpoint that nobody put into the table has no rule that anybody looked at.
 test('the table has every endpoint there is', async t => {
   const routes = registered()
-  const own = [...routes.keys()].filter(path => !/^\/api(\/|$)/.test(path))
+  const own = [...routes.keys()].filter(path => !/^\/api([/*]|$)/.test(path))
   // What is no endpoint is nothing, whatever stands behind the gateway at the root.
   t.same(own.sort(), ['/bff', '/bff*', ...paths.map(path => `/bff${path}`)].sort())
   for (const path of own) t.same(routes.get(path)?.sort(), [...methods].sort(), `${path} answers each method`)
