@@ -10,7 +10,7 @@ import { createCsrf } from './http/csrf.ts'
 import { createEventStreams } from './http/event-streams.ts'
 import { createGuard, type GuardedRoute, registerGuarded } from './http/guard.ts'
 import { registerProblems, transportSecurity } from './http/problem.ts'
-import { createRateLimit } from './http/rate-limit.ts'
+import { type Count, createCount, createRateLimit } from './http/rate-limit.ts'
 import { createRepeats } from './http/repeats.ts'
 import { registerAdmin } from './http/routes/admin.ts'
 import { createEventsRoute } from './http/routes/events.ts'
@@ -24,7 +24,7 @@ import { createUserRoute } from './http/routes/user.ts'
 import { createTrusts, registerClientAddress } from './http/server/client-address.ts'
 import { type ClientLimits, clientLimitsFor } from './http/server/client-limits.ts'
 import { createCors, registerCors } from './http/server/cors.ts'
-import { type LogStream, loggerOptions } from './http/server/logging.ts'
+import { type LogStream, loggerOptions, unsaid } from './http/server/logging.ts'
 import { createServer } from './http/server/server.ts'
 import { registerTargetChecks } from './http/server/target-checks.ts'
 import { createReadSession } from './http/session.ts'
@@ -37,6 +37,9 @@ import type { FetchLimits } from './oidc/fetch.ts'
 import { createParts } from './parts.ts'
 import { warningMs } from './store/store.ts'
 import { upstreamsOf } from './upstreams.ts'
+import type { Shared } from './workers/messages.ts'
+import type { Primary } from './workers/primary.ts'
+import type { Workers } from './workers/workers.ts'
 
 /** What a gateway is built from; tests bring their own clock, log stream and limits. */
 export interface AppOptions {
@@ -46,13 +49,17 @@ export interface AppOptions {
   logStream?: LogStream
   providerLimits?: Partial<FetchLimits>
   clientLimits?: Partial<ClientLimits>
+  /** Who serves the public listener in the place of this process, which does everything else. */
+  workers?: Workers | undefined
+  /** Who does everything else while this process serves the public listener. */
+  primary?: Primary | undefined
 }
 
 /** A gateway: two listeners, and everything behind them. Two of them in one process do not know of each other. */
 export interface App {
   publicServer: FastifyInstance
   internalServer: FastifyInstance
-  /** Binds both listeners. */
+  /** Binds both listeners, or the one that is this process's. */
   listen(): Promise<void>
   /** Stops taking requests, finishes those in flight, and lets go of the store. */
   close(): Promise<void>
@@ -63,7 +70,7 @@ const [requestsPerSession, streamsPerSession] = [128, 64]
 
 /** Constructs the parts and registers them, in the order in which a request meets them. */
 export async function buildApp(options: AppOptions): Promise<App> {
-  const { config, clock = systemClock } = options
+  const { config, clock = systemClock, workers, primary } = options
   const publicOrigin = new URL(config.publicUrl)
   const { corsOrigins } = config
   const cors = createCors({ origins: corsOrigins })
@@ -74,7 +81,10 @@ export async function buildApp(options: AppOptions): Promise<App> {
   const scriptPaths = [config.bffPath, ...config.upstreams.map(upstream => upstream.path)]
 
   const upstreams = upstreamsOf(config)
-  const logger = loggerOptions(config.logLevel, options.logStream)
+  const logger = loggerOptions(config.logLevel, {
+    stream: options.logStream,
+    severalProcesses: workers !== undefined || primary !== undefined,
+  })
   const limits = {
     ...clientLimitsFor(Math.max(...upstreams.map(({ maxBody }) => maxBody), 0)),
     ...options.clientLimits,
@@ -86,19 +96,24 @@ export async function buildApp(options: AppOptions): Promise<App> {
   // A manual clock also tells how long ago things were; the machine's may jump, so that is asked of another.
   const elapsed = options.clock?.now ?? (() => performance.now())
   const { providerLimits } = options
-  const parts = createParts({ config, clock, elapsed, audit, log, providerLimits, scriptPaths })
+  const parts = createParts({ config, clock, elapsed, audit, log, providerLimits, scriptPaths, primary })
   const { store, sessionUse, sessions } = parts
 
   const limited = createRepeats(() => performance.now())
-  const limitOf = (limit: RateLimited, rate: { points: number; seconds: number }) =>
-    createRateLimit({
-      ...rate,
+  const counts = new Map<string, Count>()
+  const limitOf = (limit: RateLimited, rate: { points: number; seconds: number }, name: string = limit) => {
+    // A client's connections go to all workers: none of them alone could tell what is too much.
+    const count = primary === undefined ? createCount(rate) : (key: string) => primary.count(name, key)
+    counts.set(name, count)
+    return createRateLimit({
+      count,
       // A flood must not become one of the log.
       onExceeded(address) {
         const repeated = limited(limit)
         if (repeated !== null) audit({ event: 'rate_limited', limit, address, ...(repeated > 0 && { repeated }) })
       },
     })
+  }
   const limit = limitOf('login', config.rateLimitLogin)
   const openRequests = createConcurrency({ most: requestsPerSession })
   const openStreams = createConcurrency({ most: streamsPerSession })
@@ -132,8 +147,8 @@ export async function buildApp(options: AppOptions): Promise<App> {
   const providerLogoutRoutes = createProviderLogoutRoutes({
     providerLogout: parts.providerLogout,
     limits: {
-      tokens: limitOf('provider_logout', config.rateLimitInvalid),
-      browsers: limitOf('provider_logout', config.rateLimitInvalid),
+      tokens: limitOf('provider_logout', config.rateLimitInvalid, 'logout_tokens'),
+      browsers: limitOf('provider_logout', config.rateLimitInvalid, 'frontchannel_logouts'),
     },
     providerOrigin: new URL(config.oidcIssuer).origin,
   })
@@ -214,7 +229,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
   })
 
   let phase: Phase = 'starting'
-  const checks = { store: store.ping, provider: parts.provider.ready }
+  const checks = { store: store.ping, provider: parts.provider.ready, ...(workers && { workers: workers.ready }) }
   registerClientAddress(internalServer, { trusts, log })
   registerProblems(internalServer, {})
   registerHealth(internalServer, { checks, phase: () => phase })
@@ -229,17 +244,35 @@ export async function buildApp(options: AppOptions): Promise<App> {
       audit,
     })
 
+  const { sealingKeys, expiry } = parts
+  const shared: Shared = {
+    soon: expiry.soon,
+    within: expiry.within,
+    count: async (name, key) => (await counts.get(name)?.(key)) ?? 0,
+  }
+  const openToPublic = async () => {
+    if (workers !== undefined) return await workers.start({ sealingKeys, shared, log })
+    const address = { host: config.host, port: config.port }
+    if (primary === undefined) return void (await publicServer.listen(address))
+    // The primary says it for all.
+    const bound = await publicServer.listen({ ...address, listenTextResolver: () => unsaid })
+    // Each has a link to Redis and a standing with the provider of its own, which the primary cannot know.
+    primary.serving(bound, async () => void (await Promise.all([store.ping(), parts.provider.ready()])))
+  }
+
   return {
     publicServer,
     internalServer,
     async listen() {
-      await internalServer.listen({ host: config.adminHost, port: config.adminPort })
+      if (primary === undefined) await internalServer.listen({ host: config.adminHost, port: config.adminPort })
       await parts.start()
-      await publicServer.listen({ host: config.host, port: config.port })
-      phase = 'serving'
+      await openToPublic()
+      if (phase === 'starting') phase = 'serving'
     },
     async close() {
       phase = 'stopping'
+      // They are told no later than their primary stops doing what they leave to it.
+      await workers?.stop()
       await publicServer.close()
       await internalServer.close()
       await parts.stop()

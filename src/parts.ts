@@ -12,7 +12,7 @@ import { sessionHandle } from './core/session.ts'
 import { createAccessTokens } from './flows/access-token.ts'
 import { createBreaker } from './flows/breaker.ts'
 import { createEndSession, createNoteEnded } from './flows/end-session.ts'
-import { createExpiry } from './flows/expiry.ts'
+import { createExpiry, type Expiry } from './flows/expiry.ts'
 import { createLoginFlow } from './flows/login.ts'
 import { createLogoutFlow } from './flows/logout.ts'
 import { createProviderLogout } from './flows/provider-logout.ts'
@@ -38,6 +38,8 @@ export interface PartsOptions {
   providerLimits: Partial<FetchLimits> | undefined
   /** Paths that answer scripts, to which nobody is sent after a login. */
   scriptPaths: readonly string[]
+  /** In a worker: who sweeps and empties the outbox in its place, and what all seal with. */
+  primary: (Pick<Expiry, 'soon' | 'within'> & { sealingKeys: readonly Buffer[] }) | undefined
 }
 
 /** Constructs everything below http: the two outside worlds and the flows between them. */
@@ -51,7 +53,9 @@ export function createParts(options: PartsOptions) {
   const touchMs = touchIntervalMs(lifetimes)
   const { random } = Math
 
-  const store = openStore(options, lifetimes)
+  const { primary } = options
+  const sealingKeys = primary?.sealingKeys ?? config.sessionKeys ?? [randomBytes(32)]
+  const store = openStore(options, sealingKeys, lifetimes)
   const preset = presetFor(config)
   const provider = openProvider(options, preset)
 
@@ -59,7 +63,10 @@ export function createParts(options: PartsOptions) {
   const noteEnded = createNoteEnded({ store, audit, revokeSoon: id => expiry.soon(id) })
   // Other replicas are given two intervals after an outage to write what they remember, and the time to find Redis again.
   const settlingMs = Math.max(2 * touchMs, reconnectMs)
-  const expiry = createExpiry({ store, noteEnded, revoker, elapsed, random, settlingMs, idleTimeoutMs })
+  const expiry: Expiry =
+    primary === undefined
+      ? createExpiry({ store, noteEnded, revoker, elapsed, random, settlingMs, idleTimeoutMs })
+      : { start() {}, soon: primary.soon, within: primary.within, async stop() {} }
   const revokeToken = createRevokeToken({ store, provider, audit, revokeSoon: expiry.soon })
   const endSession = createEndSession({ store, noteEnded })
   const sessionUse = createSessionUse({ store, noteEnded, elapsed, lifetimes })
@@ -118,8 +125,10 @@ export function createParts(options: PartsOptions) {
   let flushing: NodeJS.Timeout | undefined
   return {
     lifetimes,
+    sealingKeys,
     store,
     provider,
+    expiry,
     login,
     logout,
     providerLogout,
@@ -130,7 +139,7 @@ export function createParts(options: PartsOptions) {
     /** Waits a moment for the store, so that the first requests find it, and starts what happens without a request. */
     async start() {
       await answers(store)
-      void warnOfEviction(store, log)
+      if (primary === undefined) void warnOfEviction(store, log)
       expiry.start()
       flushing = setInterval(() => void sessionUse.flush(), touchMs)
       flushing.unref()
@@ -169,8 +178,9 @@ async function warnOfEviction(store: Store, log: PartsOptions['log']): Promise<v
     log.warn({ variable: 'REDIS_URL' }, 'Redis drops sessions when it is full: set its maxmemory-policy to noeviction')
 }
 
-function openProvider({ config, clock, audit, log, providerLimits }: PartsOptions, preset: Preset): Provider {
-  if (config.oidcAllowedTenants?.includes('*'))
+function openProvider(options: PartsOptions, preset: Preset): Provider {
+  const { config, clock, audit, log, providerLimits, primary } = options
+  if (config.oidcAllowedTenants?.includes('*') && primary === undefined)
     log.warn({ variable: 'OIDC_ALLOWED_TENANTS' }, 'users of every organisation may sign in')
   return createProvider({
     issuer: config.oidcIssuer,
@@ -208,17 +218,18 @@ function union(scopes: readonly string[]): string {
   return [...new Set(scopes.join(' ').split(' ').filter(Boolean))].join(' ')
 }
 
-function openStore({ config, clock, audit, log }: PartsOptions, lifetimes: Lifetimes): Store {
+function openStore(options: PartsOptions, sealingKeys: readonly Buffer[], lifetimes: Lifetimes): Store {
+  const { config, clock, audit, log, primary } = options
   if (config.redisUrl === undefined) {
     log.warn({ variable: 'REDIS_URL' }, 'sessions live in the memory of this process and end with it')
     return createMemoryStore({ clock, lifetimes })
   }
-  if (config.sessionKeys === undefined)
+  if (config.sessionKeys === undefined && primary === undefined)
     log.warn({ variable: 'SESSION_KEYS' }, 'sessions are sealed with a key made up at this start and end with it')
   return createRedisStore({
     address: { url: config.redisUrl, ca: config.redisCaFile },
     seal: createSeal({
-      keys: config.sessionKeys ?? [randomBytes(32)],
+      keys: sealingKeys,
       context: JSON.stringify([config.oidcIssuer, config.oidcClientId]),
     }),
     prefix: config.redisPrefix,

@@ -25,6 +25,8 @@ export function crossFaults(config: Config, environment: Environment): Fault[] {
     fault('SPA_URL', 'is given beside SPA_DIR: the SPA comes from one of them')
   if (config.corsOrigins.includes(config.publicUrl))
     fault('CORS_ORIGINS', 'must not contain PUBLIC_URL: it is the origin of the SPA anyway')
+  if (config.workers > 1 && config.redisUrl === undefined)
+    fault('WORKERS', 'is more than 1, which needs REDIS_URL: processes do not share their memory', '1')
   if (config.forwardAuthToken !== undefined && config.oidcDpop)
     fault(
       'FORWARD_AUTH_TOKEN',

@@ -277,6 +277,12 @@ export const settings = {
     example: 'sub,name,email',
     default: 'sub,name,preferred_username,email,roles',
   }),
+  WORKERS: setting({
+    type: type.processes,
+    doc: 'processes that share the port, at most 64, or `auto`: one a core; more than one needs Redis; see [Many cores](#many-cores)',
+    example: '4',
+    default: '1',
+  }),
   RATE_LIMIT_LOGIN: setting({
     type: type.rate,
     doc: 'per client address: logins, callbacks and logouts; more are 429',

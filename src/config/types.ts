@@ -1,5 +1,6 @@
 import { readFileSync, statSync } from 'node:fs'
 import { isIP } from 'node:net'
+import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { isGuid } from '../core/authority.ts'
@@ -47,6 +48,18 @@ export const port = settingType(value => {
 export const count = settingType(value => {
   const number = /^\d{1,6}$/.test(value) ? Number(value) : 0
   return number > 0 ? number : wrong('must be a whole number above 0')
+})
+
+/** More would only take memory: no machine that runs a gateway has so many cores to spare. */
+const mostProcesses = 64
+
+/** A number of processes, or `auto`: as many as this process may use cores at a time. */
+export const processes = settingType(value => {
+  if (value === 'auto') return Math.min(availableParallelism(), mostProcesses)
+  const number = /^\d{1,2}$/.test(value) ? Number(value) : 0
+  return number > 0 && number <= mostProcesses
+    ? number
+    : wrong(`must be auto or a whole number from 1 to ${mostProcesses}`)
 })
 
 const secondsIn = { s: 1, m: 60, h: 3600, d: 86_400 } as const

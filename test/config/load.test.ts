@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'tap'
 import { ConfigError, type Environment, loadConfig } from '../../src/config/load.ts'
@@ -45,6 +45,17 @@ test('three variables are enough to start, and the defaults are those that are d
     upstreams: [],
     production: false,
   })
+})
+
+test('workers are counted, bounded, and share nothing but Redis', async t => {
+  const redis = { ...minimal, REDIS_URL: 'redis://redis:6379' }
+  t.equal(loadConfig(minimal).workers, 1)
+  t.equal(loadConfig({ ...redis, WORKERS: '64' }).workers, 64)
+  t.equal(loadConfig({ ...redis, WORKERS: 'auto' }).workers, Math.min(availableParallelism(), 64))
+  for (const value of ['0', '-1', '65', '1000', '2.5', '1e1', ' 2', 'two', 'AUTO'])
+    t.match(faultsOf({ ...redis, WORKERS: value }).faults, [{ variable: 'WORKERS', problem: /from 1 to 64/ }], value)
+  t.match(faultsOf({ ...minimal, WORKERS: '2' }).faults, [{ variable: 'WORKERS', problem: /needs REDIS_URL/ }])
+  t.equal(loadConfig({ ...minimal, WORKERS: '1' }).workers, 1)
 })
 
 test('the README shows what is declared', async t => {

@@ -4,6 +4,8 @@ import { connect } from 'node:net'
 export interface RedisMonitor {
   /** Each command as its words, so far. */
   commands: string[][]
+  /** The clients that swept, by address, and how often. */
+  sweeps: Map<string, number>
   stop(): void
 }
 
@@ -14,6 +16,7 @@ export interface RedisMonitor {
 export function monitorRedis(port: number): Promise<RedisMonitor> {
   return new Promise((resolve, reject) => {
     const commands: string[][] = []
+    const sweeps = new Map<string, number>()
     const socket = connect(port, '127.0.0.1', () => socket.write('MONITOR\r\n'))
     let rest = ''
     socket.once('error', reject)
@@ -21,8 +24,13 @@ export function monitorRedis(port: number): Promise<RedisMonitor> {
       const lines = (rest + data).split('\r\n')
       rest = lines.pop() ?? ''
       for (const line of lines) {
-        if (line === '+OK') resolve({ commands, stop: () => void socket.destroy() })
-        else if (!line.includes(' lua] ')) commands.push(...[wordsOf(line)].filter(words => !isBackground(words)))
+        if (line === '+OK') resolve({ commands, sweeps, stop: () => void socket.destroy() })
+        else if (!line.includes(' lua] ')) {
+          const words = wordsOf(line)
+          const client = / \d+ ([^\]]+)\]/.exec(line)?.[1] ?? ''
+          if (isSweep(words)) sweeps.set(client, (sweeps.get(client) ?? 0) + 1)
+          if (!isBackground(words)) commands.push(words)
+        }
       }
     })
   })
@@ -35,4 +43,9 @@ function wordsOf(line: string): string[] {
 /** A script whose first argument after the channel is a number concerns a bucket, and no session that a request names. */
 function isBackground([name, , , , , argument = '']: string[]): boolean {
   return /^eval/i.test(name ?? '') && /^\d+$/.test(argument)
+}
+
+/** The one script whose first argument after the channel is so large a number of sessions. */
+function isSweep([name, , , , , argument]: string[]): boolean {
+  return /^eval/i.test(name ?? '') && argument === '200'
 }

@@ -22,12 +22,30 @@ export interface LogStream {
 
 type LoggerOptions = Exclude<FastifyServerOptions['logger'], boolean | undefined>
 
+/** How the log is written. */
+export interface LogTarget {
+  /** Stdout without it. */
+  stream?: LogStream | undefined
+  /** Whether other processes write to the same log: each line then tells whose it is. */
+  severalProcesses?: boolean
+}
+
+/** A message that is left out where several processes would say the same. */
+export const unsaid = ''
+
 /** JSON logs with what could hold a secret left out: queries, headers, foreign error messages. */
-export function loggerOptions(level: string, stream?: LogStream): LoggerOptions {
+export function loggerOptions(level: string, { stream, severalProcesses = false }: LogTarget = {}): LoggerOptions {
   return {
     level,
     ...(stream && { stream }),
-    base: null,
+    base: severalProcesses ? { pid: process.pid } : null,
+    ...(severalProcesses && {
+      hooks: {
+        logMethod(parameters, method) {
+          if (parameters[0] !== unsaid) method.apply(this, parameters)
+        },
+      },
+    }),
     timestamp: () => `,"time":"${new Date().toISOString()}"`,
     formatters: { level: label => ({ level: label }) },
     serializers: {
