@@ -73,6 +73,9 @@ const times = <T>(count: number, make: () => Promise<T>) => Promise.all(Array.fr
 const said = ({ log }: Replica, text: string) => log.filter(({ msg }) => String(msg).includes(text))
 const workersOf = (replica: Replica) =>
   said(replica, 'Server listening').flatMap(({ workers }) => workers ?? []) as number[]
+/** Those that have been told of and are there. */
+const living = (replica: Replica) =>
+  [...workersOf(replica), ...said(replica, 'a worker takes requests').map(({ worker }) => Number(worker))].filter(lives)
 const statusOf = ({ internalUrl }: Replica) => fetch(`${internalUrl}/readyz`).then(response => response.status)
 const waitReady = (replica: Replica, status: number) =>
   eventually(async () => (await statusOf(replica)) === status, 15_000)
@@ -96,134 +99,136 @@ function isRefused(port: number): Promise<boolean> {
   })
 }
 
-test('two workers share the port, the sessions, the limits and the fate of a session', { buffered: true }, async t => {
+test('two workers are as one process to everybody, to their end', { buffered: true }, async t => {
   // Ephemeral keys: whoever made up another one could not read the sessions of the other.
   const gateway = await startGateway(t, 2, { SESSION_KEYS: '', ACCESS_LOG: 'true', RATE_LIMIT_INVALID: '5/h' })
-  const workers = workersOf(gateway)
-  t.equal(new Set(workers).size, 2)
-  t.notOk(workers.includes(Number(gateway.process.pid)), 'the primary is none of them')
-  t.equal(said(gateway, 'Server listening').filter(line => line.workers).length, 1, 'it is said once')
-  t.equal(said(gateway, 'made up at this start').length, 1, 'and so is a warning')
 
-  const cookie = await enter(gateway)
-  t.strictSame(new Set(await times(20, () => ask(gateway, cookie))), new Set([200]))
-  const served = said(gateway, 'request completed').map(({ pid }) => pid)
-  t.strictSame(new Set(served), new Set(workers), 'both serve')
+  await t.test('two workers share the port, the sessions, the limits and the fate of a session', async t => {
+    const workers = workersOf(gateway)
+    t.equal(new Set(workers).size, 2)
+    t.notOk(workers.includes(Number(gateway.process.pid)), 'the primary is none of them')
+    t.equal(said(gateway, 'Server listening').filter(line => line.workers).length, 1, 'it is said once')
+    t.equal(said(gateway, 'made up at this start').length, 1, 'and so is a warning')
 
-  t.equal(await ask(gateway, cookie, { path: '/bff/logout', method: 'POST' }), 200)
-  await sleep(1000)
-  t.strictSame(new Set(await times(10, () => ask(gateway, cookie))), new Set([401]), 'both refuse what one has ended')
+    const cookie = await enter(gateway)
+    t.strictSame(new Set(await times(20, () => ask(gateway, cookie))), new Set([200]))
+    const served = said(gateway, 'request completed').map(({ pid }) => pid)
+    t.strictSame(new Set(served), new Set(workers), 'both serve')
 
-  const statuses = await times(12, () => ask(gateway, randomToken()))
-  t.equal(statuses.filter(status => status === 401).length, 5, 'the limit is one for both')
-  t.equal(statuses.filter(status => status === 429).length, 7)
-})
+    t.equal(await ask(gateway, cookie, { path: '/bff/logout', method: 'POST' }), 200)
+    await sleep(1000)
+    t.strictSame(new Set(await times(10, () => ask(gateway, cookie))), new Set([401]), 'both refuse what one has ended')
 
-// A worker is killed for lack of memory in the middle of the day.
-test('a worker that dies takes along what it had in flight and nothing else, and is replaced', {
-  buffered: true,
-}, async t => {
-  const gateway = await startGateway(t, 2)
-  const cookie = await enter(gateway)
-  const [first = 0, second = 0] = workersOf(gateway)
-  const outcomes: (number | string)[] = []
-  let over = false
-  const lanes = 6
-  const traffic = times(lanes, async () => {
-    while (!over) outcomes.push(await ask(gateway, cookie, { path: '/api/items?ms=20' }))
+    const statuses = await times(12, () => ask(gateway, randomToken()))
+    t.equal(statuses.filter(status => status === 401).length, 5, 'the limit is one for both')
+    t.equal(statuses.filter(status => status === 429).length, 7)
   })
-  await sleep(200)
-  process.kill(first, 'SIGKILL')
-  t.ok(await eventually(() => said(gateway, 'a worker takes requests').length === 1, 15_000), 'it is replaced')
-  over = true
-  await traffic
-  const failed = outcomes.filter(outcome => outcome !== 200)
-  t.ok(failed.length <= lanes && failed.every(outcome => outcome === 'ECONNRESET'), `failed: ${failed}`)
-  t.match(said(gateway, 'died'), [{ level: 'error', worker: first, signal: 'SIGKILL' }])
-  t.ok(await waitReady(gateway, 200))
 
-  // One that hangs is handed one more connection: whoever asks is told.
-  process.kill(second, 'SIGSTOP')
-  const stuck = times(4, () => ask(gateway, cookie))
-  t.equal(await statusOf(gateway), 503)
-  process.kill(second, 'SIGKILL')
-  t.strictSame(await stuck, Array(4).fill(200), 'what it had not taken yet goes to another one')
-  t.ok(await eventually(() => said(gateway, 'a worker takes requests').length === 2, 15_000), 'it is replaced')
-  t.ok(await waitReady(gateway, 200))
-  const third = Number(said(gateway, 'a worker takes requests')[1]?.worker)
-
-  const slow = times(6, () => ask(gateway, cookie, { path: '/api/slow?ms=600' }))
-  await upstream.waitFor(({ url }) => url.includes('slow'))
-  await sleep(100)
-  process.kill(third, 'SIGTERM')
-  t.strictSame(await slow, Array(6).fill(200), 'one that is told to stop finishes first')
-  t.ok(await eventually(() => said(gateway, 'was stopped and is replaced').length === 1, 15_000))
-  t.ok(await eventually(() => said(gateway, 'a worker takes requests').length === 3, 15_000))
+  await t.test('what is in flight in any worker is finished when the primary is told to stop', async t => {
+    const cookie = await enter(gateway)
+    const before = upstream.requests.length
+    const calls = times(20, () => ask(gateway, cookie, { path: '/api/stopping?ms=800' }))
+    await eventually(() => upstream.requests.slice(before).filter(({ url }) => url.includes('stopping')).length === 20)
+    const ended = once(gateway.process, 'exit')
+    // As a terminal's Ctrl-C, which everybody hears, after an orchestrator's word, which only the first hears.
+    gateway.process.kill('SIGTERM')
+    for (const pid of [...workersOf(gateway), Number(gateway.process.pid)]) process.kill(pid, 'SIGINT')
+    t.ok(await eventually(async () => (await statusOf(gateway).catch(() => 0)) === 503), 'it says so')
+    t.strictSame(await calls, Array(20).fill(200))
+    t.strictSame(await ended, [0, null])
+    t.notOk(workersOf(gateway).some(lives))
+    t.strictSame(said(gateway, 'replaced'), [])
+  })
 })
 
-test('a worker that cannot start is tried again after longer and longer rests, while others serve', {
-  buffered: true,
-}, async t => {
+test('two workers come and go by themselves', { buffered: true }, async t => {
   const folder = mkdtempSync(join(tmpdir(), 'workers-'))
   t.teardown(() => rmSync(folder, { recursive: true }))
   const file = join(folder, 'redis-url')
   writeFileSync(file, redis.url)
   const gateway = await startGateway(t, 2, { REDIS_URL: '', REDIS_URL_FILE: file })
-  const cookie = await enter(gateway)
-  writeFileSync(file, 'nonsense')
-  process.kill(workersOf(gateway)[0] ?? 0, 'SIGKILL')
-  t.ok(await eventually(() => said(gateway, 'died').length === 4, 20_000))
-  const [, ...later] = said(gateway, 'died')
-  const rests = later.map(({ restMs }) => Number(restMs))
-  t.ok([100, 200].includes(rests[0] ?? 0))
-  t.strictSame(rests.slice(1), [2 * (rests[0] ?? 0), 4 * (rests[0] ?? 0)])
-  t.strictSame(new Set(later.map(({ code }) => code)), new Set([2]))
-  t.match(later[0], { detail: /REDIS_URL must be a redis:/ })
-  t.equal(await statusOf(gateway), 200)
-  t.equal(await ask(gateway, cookie), 200)
-  writeFileSync(file, redis.url)
-  t.ok(await eventually(() => said(gateway, 'a worker takes requests').length === 1, 15_000))
+
+  // A worker is killed for lack of memory in the middle of the day.
+  await t.test('a worker that dies takes along what it had in flight and nothing else, and is replaced', async t => {
+    const cookie = await enter(gateway)
+    const [first = 0, second = 0] = workersOf(gateway)
+    const outcomes: (number | string)[] = []
+    let over = false
+    const lanes = 4
+    const traffic = times(lanes, async () => {
+      while (!over) outcomes.push(await ask(gateway, cookie, { path: '/api/items?ms=50' }))
+    })
+    await sleep(200)
+    process.kill(first, 'SIGKILL')
+    t.ok(await eventually(() => said(gateway, 'a worker takes requests').length === 1, 15_000), 'it is replaced')
+    over = true
+    await traffic
+    const failed = outcomes.filter(outcome => outcome !== 200)
+    t.ok(failed.length <= lanes && failed.every(outcome => outcome === 'ECONNRESET'), `failed: ${failed}`)
+    t.match(said(gateway, 'died'), [{ level: 'error', worker: first, signal: 'SIGKILL' }])
+    t.ok(await waitReady(gateway, 200))
+
+    // One that hangs is handed one more connection: whoever asks is told.
+    process.kill(second, 'SIGSTOP')
+    const stuck = times(4, () => ask(gateway, cookie))
+    t.equal(await statusOf(gateway), 503)
+    process.kill(second, 'SIGKILL')
+    t.strictSame(await stuck, Array(4).fill(200), 'what it had not taken yet goes to another one')
+    t.ok(await eventually(() => said(gateway, 'a worker takes requests').length === 2, 15_000), 'it is replaced')
+    t.ok(await waitReady(gateway, 200))
+    const third = Number(said(gateway, 'a worker takes requests')[1]?.worker)
+
+    const slow = times(6, () => ask(gateway, cookie, { path: '/api/slow?ms=600' }))
+    await upstream.waitFor(({ url }) => url.includes('slow'))
+    await sleep(100)
+    process.kill(third, 'SIGTERM')
+    t.strictSame(await slow, Array(6).fill(200), 'one that is told to stop finishes first')
+    t.ok(await eventually(() => said(gateway, 'was stopped and is replaced').length === 1, 15_000))
+    t.ok(await eventually(() => said(gateway, 'a worker takes requests').length === 3, 15_000))
+  })
+
+  await t.test(
+    'a worker that cannot start is tried again after longer and longer rests, while others serve',
+    async t => {
+      const cookie = await enter(gateway)
+      const died = said(gateway, 'died').length
+      writeFileSync(file, 'nonsense')
+      process.kill(living(gateway)[0] ?? 0, 'SIGKILL')
+      t.ok(await eventually(() => said(gateway, 'died').length === died + 4, 20_000))
+      const later = said(gateway, 'died').slice(died + 1)
+      const rests = later.map(({ restMs }) => Number(restMs))
+      t.ok(Number(rests[0]) >= 100)
+      t.strictSame(rests.slice(1), [2 * Number(rests[0]), 4 * Number(rests[0])])
+      t.strictSame(new Set(later.map(({ code }) => code)), new Set([2]))
+      t.match(later[0], { detail: /REDIS_URL must be a redis:/ })
+      t.equal(await statusOf(gateway), 200)
+      t.equal(await ask(gateway, cookie), 200)
+      writeFileSync(file, redis.url)
+      t.ok(await eventually(() => living(gateway).length === 2, 15_000))
+    },
+  )
+
+  // Whoever looks after processes sees that the primary is gone, and starts another on the same port.
+  await t.test('workers without a primary finish what they have in flight and go, and the port is free', async t => {
+    const cookie = await enter(gateway)
+    const workers = living(gateway)
+    const before = upstream.requests.length
+    const calls = times(6, () => ask(gateway, cookie, { path: '/api/orphans?ms=700' }))
+    await eventually(() => upstream.requests.slice(before).filter(({ url }) => url.includes('orphans')).length === 6)
+    await gateway.stop('SIGKILL')
+    t.ok(await eventually(() => isRefused(Number(new URL(gateway.url).port)), 500), 'the port is free')
+    t.strictSame(await calls, Array(6).fill(200))
+    t.ok(await eventually(() => !workers.some(lives), 5000), 'nobody is left')
+  })
 })
 
-test('what is in flight in any worker is finished when the primary is told to stop', { buffered: true }, async t => {
-  const gateway = await startGateway(t, 2)
-  const cookie = await enter(gateway)
-  const before = upstream.requests.length
-  const calls = times(20, () => ask(gateway, cookie, { path: '/api/stopping?ms=800' }))
-  await eventually(() => upstream.requests.slice(before).filter(({ url }) => url.includes('stopping')).length === 20)
-  const ended = once(gateway.process, 'exit')
-  // As a terminal's Ctrl-C, which everybody hears, after an orchestrator's word, which only the first hears.
-  gateway.process.kill('SIGTERM')
-  for (const pid of [...workersOf(gateway), Number(gateway.process.pid)]) process.kill(pid, 'SIGINT')
-  t.ok(await eventually(async () => (await statusOf(gateway).catch(() => 0)) === 503), 'it says so')
-  t.strictSame(await calls, Array(20).fill(200))
-  t.strictSame(await ended, [0, null])
-  t.notOk(workersOf(gateway).some(lives))
-  t.strictSame(said(gateway, 'replaced'), [])
-})
-
-// Whoever looks after processes sees that the primary is gone, and starts another on the same port.
-test('workers without a primary finish what they have in flight and go, and the port is free', {
-  buffered: true,
-}, async t => {
-  const gateway = await startGateway(t, 2)
-  const cookie = await enter(gateway)
-  const before = upstream.requests.length
-  const calls = times(6, () => ask(gateway, cookie, { path: '/api/orphans?ms=700' }))
-  await eventually(() => upstream.requests.slice(before).filter(({ url }) => url.includes('orphans')).length === 6)
-  await gateway.stop('SIGKILL')
-  t.ok(await eventually(() => isRefused(Number(new URL(gateway.url).port)), 500), 'the port is free')
-  t.strictSame(await calls, Array(6).fill(200))
-  t.ok(await eventually(() => !workersOf(gateway).some(lives), 5000), 'nobody is left')
-})
-
-test('four workers sweep as often as one process does, and end each session once', { buffered: true }, async t => {
+test('three workers sweep as often as one process does, and end each session once', { buffered: true }, async t => {
   const sessionKey = randomBytes(32)
   const prefix = `${randomToken()}:`
   const env = { SESSION_IDLE_TIMEOUT: '1s', SESSION_KEYS: sessionKey.toString('base64'), REDIS_PREFIX: prefix }
   // Of this Redis nobody else sweeps.
   const store = await startRedis()
-  const gateway = await startGateway(t, 4, { ...env, REDIS_URL: store.url })
+  const gateway = await startGateway(t, 3, { ...env, REDIS_URL: store.url })
   const lifetimes = { idleTimeout: 1, absoluteTimeout: 3600 }
   const planter = await createPlanter({ redis: store, provider, sessionKey, prefix, lifetimes })
   t.teardown(async () => {
@@ -263,7 +268,7 @@ test('faults of the start are told once, with the code of a single process', { b
       PATH: process.env.PATH,
       ...provider.env(),
       HOST: '127.0.0.1',
-      WORKERS: '3',
+      WORKERS: '2',
       ADMIN_PORT: `${adminPort}`,
     }
     const child = spawn(process.execPath, [main], { env: { ...base, ...env }, stdio: ['ignore', 'ignore', 'pipe'] })
