@@ -38,7 +38,11 @@ export interface PartsOptions {
   providerLimits: Partial<FetchLimits> | undefined
   /** Paths that answer scripts, to which nobody is sent after a login. */
   scriptPaths: readonly string[]
-  /** In a worker: who sweeps and empties the outbox in its place, and what all seal with. */
+  /**
+   * In a worker: who sweeps and empties the outbox in its place, and what all seal with. The rest is right in each process
+   * as it is in each replica: refreshes are serialised by leases in the store, word of a session comes by subscription,
+   * activity is remembered where it was seen, and each learns for itself what the provider says and whether it answers.
+   */
   primary: (Pick<Expiry, 'soon' | 'within'> & { sealingKeys: readonly Buffer[] }) | undefined
 }
 
