@@ -19,7 +19,8 @@ tap.beforeEach(() => upstream.clear())
 const host = `Host: localhost:${gateway.port}\r\n`
 const canary = `GET /open/smuggled HTTP/1.1\r\n${host}\r\n`
 const ask = (bytes: string, port = gateway.port) => rawRequest(port, bytes, { idleMs: 300 })
-const statuses = (answers: string) => [...answers.matchAll(/HTTP\/1\.1 (\d+) [A-Z]/g)].map(([, status]) => Number(status))
+const statuses = (answers: string) =>
+  [...answers.matchAll(/HTTP\/1\.1 (\d+) [A-Z]/g)].map(([, status]) => Number(status))
 const reached = () => upstream.requests.map(({ method, url }) => `${method} ${url}`)
 const chunks = '0\r\n\r\n'
 
