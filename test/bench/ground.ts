@@ -96,7 +96,7 @@ export async function startCoatcheck(
   return { ...running, port: ownPort }
 }
 
-/** Plants sessions by a process on the core of what is measured, which rests meanwhile. Returns their cookies' values. */
+/** Plants sessions by a process on the core of what is measured, which rests meanwhile. Returns the `Cookie` headers of their browsers. */
 export async function plantSessions(
   ground: Ground,
   redis: { url: string },
@@ -117,8 +117,5 @@ export async function plantSessions(
   if (code !== 0) throw new Error('sessions could not be planted')
   const cookies = JSON.parse(readFileSync(file, 'utf8')) as string[]
   rmSync(file)
-  return cookies
+  return cookies.map(value => `__Host-coatcheck=${value}`)
 }
-
-/** The session cookie as a browser sends it. */
-export const cookieHeader = (value: string) => `__Host-coatcheck=${value}`

@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -15,38 +16,41 @@ export interface LoadResult {
 
 /** A way of asking a server: 64 connections, each with its next request when the last is answered. */
 export interface Load {
-  /** How many of the requests are walked through, at most all. */
+  /** How many of the cookies are walked through, at most all. */
   walks(count: number): void
   /** @throws when any answer is not a whole 200 */
   run(seconds: number): Promise<LoadResult>
-}
-
-/** A GET, and the `Cookie` header it carries. */
-export interface Ask {
-  path: string
-  cookie: string
 }
 
 export const connections = 64
 /** Body of every answer, in bytes. */
 export const bodyLength = 512
 
-/** Makes a load that walks through requests, one after the other and over again; it goes on where it stopped. */
-export function createLoad(deps: { programs: Programs; folder: string; port: number; asks: readonly Ask[] }): Load {
-  const { programs, folder, port, asks } = deps
-  const file = join(folder, `asks-${port}`)
-  writeFileSync(file, asks.map(({ path, cookie }) => `${path} ${cookie}\n`).join(''))
-  let [count, offset] = [asks.length, 0]
+/**
+ * Makes a load that walks through `Cookie` headers, one after the other and over again, asking for another path in each lap;
+ * it goes on where it stopped.
+ */
+export function createLoad(deps: {
+  programs: Programs
+  folder: string
+  port: number
+  cookies: readonly string[]
+  paths?: readonly string[]
+}): Load {
+  const { programs, folder, port, cookies, paths = ['/api/items'] } = deps
+  const file = join(folder, `cookies-${randomUUID()}`)
+  writeFileSync(file, cookies.join('\n'))
+  let [count, offset] = [cookies.length, 0]
 
   return {
     walks(wanted) {
-      count = Math.max(1, Math.min(Math.round(wanted), asks.length))
+      count = Math.max(1, Math.min(Math.round(wanted), cookies.length))
     },
     async run(seconds) {
       const script = resolve('test/bench/walk.lua')
       const options = ['-t1', `-c${connections}`, `-d${seconds}s`, '--timeout', '10s', '--latency', '-s', script]
       const url = `http://127.0.0.1:${port}`
-      const walk = [file, String(count), String(offset), `localhost:${port}`]
+      const walk = [file, String(count), String(offset), `localhost:${port}`, paths.join(',')]
       const said = await outputOf(programs.wrk, [...options, url, '--', ...walk], programs.env)
       const result = JSON.parse(/^RESULT (.*)$/m.exec(said)?.[1] ?? 'null')
       if (result === null) throw new Error(`wrk said nothing of use:\n${said}`)
@@ -54,9 +58,7 @@ export function createLoad(deps: { programs: Programs; folder: string; port: num
       // wrk counts only statuses from 400 on: an answer of another size tells of a redirect, say.
       const short = result.bytes < result.requests * bodyLength
       if (result.refused > 0 || result.broken > 0 || short || result.requests === 0)
-        throw new Error(
-          `answers at ${url}${asks[0]?.path} that are not 200 as they should be: ${JSON.stringify(result)}`,
-        )
+        throw new Error(`answers at ${url}${paths[0]} that are not 200 as they should be: ${JSON.stringify(result)}`)
       return result
     },
   }

@@ -3,16 +3,26 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Ground } from './ground.ts'
+import { growthSection } from './growth.ts'
+import { loginsSection } from './logins.ts'
 import { describeMachine, divideCores } from './machine.ts'
+import { memorySection } from './memory.ts'
 import { type Options, readOptions, type SectionName, usage } from './options.ts'
 import { writeProfile } from './profile.ts'
 import { findPrograms, versions } from './programs.ts'
 import { proxySection } from './proxy.ts'
+import { refreshesSection } from './refreshes.ts'
 import { type Section, written } from './report.ts'
+import { sweepSection } from './sweep.ts'
 import { startWorld } from './world.ts'
 
 const sections: Record<SectionName, (ground: Ground) => Promise<Section>> = {
   proxy: proxySection,
+  logins: loginsSection,
+  refreshes: refreshesSection,
+  sweep: sweepSection,
+  memory: memorySection,
+  growth: growthSection,
 }
 
 const startedAt = performance.now()

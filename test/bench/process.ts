@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { guard } from '../support/redis.ts'
+import { tickMs } from './machine.ts'
 
 /** A process of the benchmark's. */
 export interface Running {
@@ -67,9 +68,6 @@ async function stop(child: ChildProcess): Promise<void> {
   await ended
   clearTimeout(late)
 }
-
-/** Clock ticks in /proc are hundredths of a second on every Linux that Node runs on (USER_HZ). */
-const tickMs = 10
 
 /** Milliseconds of CPU that a process has used so far, with all of its threads and children. */
 export function cpuMs(pid: number): number {

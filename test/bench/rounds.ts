@@ -1,5 +1,6 @@
 import type { CountedRedis, Ground } from './ground.ts'
 import type { Load } from './load.ts'
+import { workedMs } from './machine.ts'
 import { cpuMs } from './process.ts'
 
 /** Something that is measured. */
@@ -24,6 +25,8 @@ export interface Round {
   redisRun: number
   /** How much of its core the subject had, from 0 to 1: well below 1, something else was the limit. */
   busy: number
+  /** How much of that core others had: the benchmark has none, so that it tells of a machine that is not quiet. */
+  others: number
 }
 
 export type Results<Name extends string = string> = Record<Name, Round[]>
@@ -49,7 +52,7 @@ export async function measureRounds(ground: Ground, subjects: readonly Subject[]
     for (let index = 0; index < subjects.length; index += 1) {
       const subject = subjects[(index + round) % subjects.length]
       if (subject === undefined) continue
-      const measured = await measure(subject, plan.seconds)
+      const measured = await measure(ground, subject, plan.seconds)
       results[subject.name]?.push(measured)
       const { requestsPerSecond, cpuPer1000 } = measured
       ground.say(
@@ -69,14 +72,16 @@ async function warmUp(load: Load, seconds: number): Promise<void> {
 }
 
 /** Measures one subject once. */
-export async function measure({ pid, load, redis }: Subject, seconds: number): Promise<Round> {
-  const before = { cpu: cpuMs(pid), redisCpu: redis?.cpuMs() ?? 0, commands: await redis?.commands() }
+export async function measure({ cores }: Ground, { pid, load, redis }: Subject, seconds: number): Promise<Round> {
+  const [commandsBefore, redisCpuBefore] = [await redis?.commands(), redis?.cpuMs() ?? 0]
+  const [cpuBefore, workedBefore] = [cpuMs(pid), workedMs(cores.subject)]
   const result = await load.run(seconds)
-  const cpu = cpuMs(pid) - before.cpu
-  const redisCpu = (redis?.cpuMs() ?? 0) - before.redisCpu
+  const cpu = cpuMs(pid) - cpuBefore
+  const worked = workedMs(cores.subject) - workedBefore
+  const redisCpu = (redis?.cpuMs() ?? 0) - redisCpuBefore
   const commands = await redis?.commands()
   const { requests, p50Ms, p99Ms } = result
-  const perRequest = (count: 'sent' | 'run') => ((commands?.[count] ?? 0) - (before.commands?.[count] ?? 0)) / requests
+  const perRequest = (count: 'sent' | 'run') => ((commands?.[count] ?? 0) - (commandsBefore?.[count] ?? 0)) / requests
   return {
     requests,
     requestsPerSecond: requests / result.seconds,
@@ -87,5 +92,6 @@ export async function measure({ pid, load, redis }: Subject, seconds: number): P
     redisSent: perRequest('sent'),
     redisRun: perRequest('run'),
     busy: cpu / (result.seconds * 1000),
+    others: Math.max(0, worked - cpu) / (result.seconds * 1000),
   }
 }

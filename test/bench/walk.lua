@@ -1,29 +1,45 @@
--- Asks for the lines of a file (path, blank, cookie header) one after the other and over again, from an offset on, and
--- tells what came of it as JSON. Arguments: file, how many of its lines, offset, host.
-local requests, at = {}, 0
+-- Walks through the cookies of a file, over and over again from an offset on, asking for another path in each lap, and tells
+-- what came of it as JSON. Arguments: file, how many of its lines, offset, host, paths with commas between.
+local cookies, paths, texts = {}, {}, {}
+local at, lap, host = 0, 0, ''
 
 function init(args)
-  local file, count = args[1], tonumber(args[2])
-  at = tonumber(args[3]) % count
-  for line in io.lines(file) do
-    if #requests == count then break end
-    local path, cookie = line:match('^(%S+) (.*)$')
-    requests[#requests + 1] = wrk.format('GET', path, {
-      ['Host'] = args[4],
-      ['Cookie'] = cookie,
-      ['X-CSRF'] = '1',
-      ['Accept'] = 'application/json',
-      ['Accept-Encoding'] = 'gzip, deflate, br',
-      ['Accept-Language'] = 'en',
-      ['Sec-Fetch-Site'] = 'same-origin',
-      ['User-Agent'] = 'Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0',
-    })
+  local count = tonumber(args[2])
+  for line in io.lines(args[1]) do
+    if #cookies == count then break end
+    cookies[#cookies + 1] = line
+  end
+  local offset = tonumber(args[3])
+  at, lap, host = offset % #cookies, math.floor(offset / #cookies), args[4]
+  for path in args[5]:gmatch('[^,]+') do
+    paths[#paths + 1] = path
+    texts[#texts + 1] = {}
   end
 end
 
+local function text(path, cookie)
+  return wrk.format('GET', path, {
+    ['Host'] = host,
+    ['Cookie'] = cookie,
+    ['X-CSRF'] = '1',
+    ['Accept'] = 'application/json',
+    ['Accept-Encoding'] = 'gzip, deflate, br',
+    ['Accept-Language'] = 'en',
+    ['Sec-Fetch-Site'] = 'same-origin',
+    ['User-Agent'] = 'Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0',
+  })
+end
+
 function request()
-  at = at % #requests + 1
-  return requests[at]
+  at = at + 1
+  if at > #cookies then at, lap = 1, lap + 1 end
+  local path = lap % #paths + 1
+  local made = texts[path][at]
+  if not made then
+    made = text(paths[path], cookies[at])
+    texts[path][at] = made
+  end
+  return made
 end
 
 function done(summary, latency)
