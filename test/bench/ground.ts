@@ -70,13 +70,18 @@ const main = fileURLToPath(new URL('../../src/main.js', import.meta.url))
 export async function startCoatcheck(
   ground: Ground,
   redis: { url: string },
-  { env = {}, execArgv = [], port }: { env?: Record<string, string>; execArgv?: string[]; port?: number } = {},
+  {
+    env = {},
+    execArgv = [],
+    port,
+    cores = ground.cores.subject,
+  }: { env?: Record<string, string>; execArgv?: string[]; port?: number; cores?: string } = {},
 ): Promise<Gateway> {
   const [ownPort, adminPort] = await Promise.all([port ?? freePort(), freePort()])
   const running = await start({
     command: process.execPath,
     args: [...execArgv, main],
-    cores: ground.cores.subject,
+    cores,
     env: {
       NODE_ENV: 'production',
       HOST: '127.0.0.1',

@@ -8,6 +8,8 @@ export interface Cores {
   subject: string
   /** The load, Redis, the upstream, the provider and this process, as a list for taskset. */
   rest: string
+  /** Two for a subject of two processes; on fewer than four cores one of them is shared with the rest. */
+  pair: string
   count: number
 }
 
@@ -22,13 +24,13 @@ export function divideCores(): Cores {
   const subject = cores.at(-1)
   if (subject === undefined || cores.length < 2)
     throw new Error('the benchmark needs two cores: one is for what it measures')
-  const rest = cores.slice(0, -1).join(',')
+  const rest = cores.slice(0, cores.length < 4 ? -1 : -2).join(',')
   const move = (...which: string[]) =>
     spawnSync('taskset', [...which, '--cpu-list', '--pid', rest, String(process.pid)], { stdio: 'ignore' }).status
   if (move() !== 0) throw new Error('the benchmark needs taskset, of util-linux, to keep processes on their cores')
   // Its helper threads, too; one of them may end meanwhile, which is no fault.
   move('--all-tasks')
-  return { subject: String(subject), rest, count: cores.length }
+  return { subject: String(subject), rest, pair: cores.slice(-2).join(','), count: cores.length }
 }
 
 /** `0-2,5` → 0, 1, 2, 5. */

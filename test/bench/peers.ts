@@ -1,4 +1,4 @@
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createBrowser } from '../support/browser.ts'
 import { freePort } from '../support/free-port.ts'
@@ -47,6 +47,7 @@ export async function openidcPeer(
   ground.toStop.push(provider.close)
   const folder = join(ground.folder, 'apache')
   mkdirSync(folder)
+  const errorLog = join(folder, 'error.log')
   const modules = [
     'mpm_event',
     'authn_core',
@@ -66,10 +67,12 @@ export async function openidcPeer(
     `ServerName localhost:${port}`,
     'User www-data',
     'Group www-data',
-    'ErrorLog /dev/stderr',
+    `ErrorLog ${errorLog}`,
     'LogLevel error',
     'StartServers 1',
     'ServerLimit 1',
+    // With fewer it would close connections that are kept alive whenever all of its threads are busy.
+    `ThreadLimit ${2 * connections}`,
     `ThreadsPerChild ${2 * connections}`,
     `MaxRequestWorkers ${2 * connections}`,
     'KeepAlive On',
@@ -81,6 +84,7 @@ export async function openidcPeer(
     'OIDCProviderTokenEndpointAuth client_secret_post',
     `OIDCRedirectURI http://localhost:${port}/callback`,
     `OIDCCryptoPassphrase ${ground.sessionKey}`,
+    'OIDCPKCEMethod S256',
     'OIDCScope "openid profile"',
     'OIDCSessionInactivityTimeout 7200',
     'OIDCCacheType redis',
@@ -117,7 +121,7 @@ export async function openidcPeer(
   const end = await throughProvider(browser, await browser.navigate(`${url}/api/items`), provider, 'ada')
   const cookie = browser.jar.get('mod_auth_openidc_session')
   if (end.status !== 200 || cookie === undefined)
-    throw new Error(`nobody could log in through Apache: ${end.status} ${end.url} ${running.errors()}`)
+    throw new Error(`nobody could log in through Apache: ${end.status} ${end.url}\n${readFileSync(errorLog, 'utf8')}`)
   const cookies = [`mod_auth_openidc_session=${cookie}`]
   return { name, pid: running.pid, redis, load: createLoad({ ...ground, port, cookies }) }
 }

@@ -79,6 +79,7 @@ export function cpuMs(pid: number): number {
   return childrenOf(pid).reduce((sum, child) => sum + cpuMs(child), own)
 }
 
-function childrenOf(pid: number): number[] {
+/** Processes that a process has started and that have not ended. */
+export function childrenOf(pid: number): number[] {
   return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number)
 }

@@ -7,6 +7,8 @@ import { endBetween } from './rewrite.ts'
 /** The gateway is up before the first is due, also on a slow machine. */
 const aheadMs = 10_000
 const sampleMs = 250
+/** Revocations are watched for this long after the last deadline; their rate is known by then. */
+const patienceMs = 90_000
 
 interface Sample {
   /** Since the first was due, in milliseconds. */
@@ -36,7 +38,9 @@ export async function sweepSection(ground: Ground): Promise<Section> {
     figure(rate(samples, 'ended')),
     figure(rate(samples, 'revoked')),
     figure((doneAt(samples, 'ended') - overMs) / 1000),
-    figure((doneAt(samples, 'revoked') - overMs) / 1000),
+    (samples.at(-1)?.revoked ?? 0) < count
+      ? `> ${patienceMs / 1000}`
+      : figure((doneAt(samples, 'revoked') - overMs) / 1000),
     figure((cost.cpuMs / count) * 1000),
     figure((cost.redisCpuMs / count) * 1000),
   ])
@@ -46,7 +50,7 @@ export async function sweepSection(ground: Ground): Promise<Section> {
     goals: [],
     notes: [
       'The rates are those from the first to the last; the times are seconds from the last deadline to the last end, and to the last revocation.',
-      'CPU and Redis CPU are milliseconds for 1,000 sessions, their revocation included. Times are exact to a quarter of a second.',
+      'CPU and Redis CPU are milliseconds for 1,000 sessions, with as many of their revocations as there were meanwhile. Times are exact to a quarter of a second.',
     ],
     figures: sweeps,
   }
@@ -63,14 +67,15 @@ async function sweep(ground: Ground, what: Pick<Sweep, 'name' | 'count' | 'overM
   const before = { cpu: cpuMs(pid), redisCpu: redis.cpuMs() }
   await sleep(firstAt - Date.now())
   const samples: Sample[] = []
-  const limitAt = Date.now() + overMs + 300_000
+  const limitAt = firstAt + overMs + patienceMs
   for (;;) {
     const atMs = Date.now() - firstAt
     const { ended, revoked } = await progress(redis)
     samples.push({ atMs, ended, revoked })
     if (samples.length % 20 === 0) ground.say(`${ended} ended, ${revoked} revoked`)
     if (ended >= count && revoked >= count) break
-    if (Date.now() > limitAt) throw new Error(`of ${count} sessions ${ended} have ended, ${revoked} are revoked`)
+    if (Date.now() > limitAt && ended >= count) break
+    if (Date.now() > limitAt) throw new Error(`of ${count} sessions ${ended} have ended`)
     await sleep(sampleMs)
   }
   const result = { ...what, samples, cpuMs: cpuMs(pid) - before.cpu, redisCpuMs: redis.cpuMs() - before.redisCpu }
