@@ -2,7 +2,7 @@ import { type Ground, plantSessions, startCoatcheck, startCountedRedis } from '.
 import { createLoad } from './load.ts'
 import { figure, type Section } from './report.ts'
 import { multiplySessions } from './rewrite.ts'
-import { measureRounds, type Results, type Round, type Subject } from './rounds.ts'
+import { measureRounds, notQuiet, type Results, type Round, type Subject } from './rounds.ts'
 import { judge, median, medianRatio } from './statistics.ts'
 
 /** As many as are asked for in turn: those that lie there are copies of them. */
@@ -14,7 +14,7 @@ const spread = (stored: number) => `${stored.toLocaleString('en')} stored, ${ask
 /** What a request costs with ever more sessions in Redis: the gateway's part and that of Redis. */
 export async function growthSection(ground: Ground): Promise<Section> {
   const sizes = ground.quick ? [1, 10_000, 100_000] : [1, 10_000, 100_000, 1_000_000]
-  const plan = ground.quick ? { rounds: 5, seconds: 2, warmUpSeconds: 2 } : { rounds: 5, seconds: 5, warmUpSeconds: 5 }
+  const plan = ground.quick ? { rounds: 5, seconds: 1, warmUpSeconds: 2 } : { rounds: 5, seconds: 4, warmUpSeconds: 4 }
   const subjects: Subject[] = []
   for (const size of sizes) subjects.push(...(await subjectsOf(ground, size)))
   return report(await measureRounds(ground, subjects, plan), sizes)
@@ -60,6 +60,7 @@ function report(results: Results, sizes: number[]): Section {
       ),
     ],
     notes: [
+      ...notQuiet(results),
       'CPU and Redis CPU are milliseconds for 1,000 requests; × least is their sum against that with the fewest stored.',
       'In turn: each request is of a session that was not asked for a moment ago, so that Redis confirms it.',
     ],

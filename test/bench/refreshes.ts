@@ -1,7 +1,7 @@
 import { type Ground, plantSessions, startCoatcheck, startCountedRedis } from './ground.ts'
 import { createLoad } from './load.ts'
 import { figure, type Section } from './report.ts'
-import { measureRounds, type Subject } from './rounds.ts'
+import { measureRounds, notQuiet, type Subject } from './rounds.ts'
 import { median } from './statistics.ts'
 
 /** More than are asked for in a second, so that the token of each is over when it is asked for again. */
@@ -26,7 +26,8 @@ export async function refreshesSection(ground: Ground): Promise<Section> {
   }
   const name = 'a call that waits for a refresh'
   const subject: Subject = { name, pid, redis, load: { ...load, run } }
-  const rounds = (await measureRounds(ground, [subject], plan))[name] ?? []
+  const results = await measureRounds(ground, [subject], plan)
+  const rounds = results[name] ?? []
   const perCall = median(refreshes.slice(-plan.rounds))
   const column = (field: 'requestsPerSecond' | 'p50Ms' | 'p99Ms' | 'cpuPer1000' | 'redisCpuPer1000' | 'redisSent') =>
     figure(median(rounds.map(round => round[field])))
@@ -40,7 +41,10 @@ export async function refreshesSection(ground: Ground): Promise<Section> {
       },
     ],
     goals: [],
-    notes: ['CPU and Redis CPU are milliseconds for 1,000 calls, each with its refresh and its answer from the API.'],
+    notes: [
+      ...notQuiet(results),
+      'CPU and Redis CPU are milliseconds for 1,000 calls, each with its refresh and its answer from the API.',
+    ],
     figures: { rounds, refreshesPerCall: refreshes },
   }
 }

@@ -2,6 +2,7 @@ import type { CountedRedis, Ground } from './ground.ts'
 import type { Load } from './load.ts'
 import { workedMs } from './machine.ts'
 import { cpuMs } from './process.ts'
+import { median } from './statistics.ts'
 
 /** Something that is measured. */
 export interface Subject {
@@ -94,4 +95,13 @@ export async function measure({ cores }: Ground, { pid, load, redis }: Subject, 
     busy: cpu / (result.seconds * 1000),
     others: Math.max(0, worked - cpu) / (result.seconds * 1000),
   }
+}
+
+/** A note for the reader when processes that are none of the benchmark's had much of the core. */
+export function notQuiet(results: Results): string[] {
+  const others = median(Object.values(results).flatMap(rounds => rounds.map(round => round.others)))
+  if (others < 0.05) return []
+  return [
+    `the machine was not quiet: others had ${(others * 100).toFixed(0)}% of the core. These figures are not to be quoted.`,
+  ]
 }

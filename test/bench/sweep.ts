@@ -8,7 +8,7 @@ import { endBetween } from './rewrite.ts'
 const aheadMs = 10_000
 const sampleMs = 250
 /** Revocations are watched for this long after the last deadline; their rate is known by then. */
-const patienceMs = 90_000
+const patienceMs = 45_000
 
 interface Sample {
   /** Since the first was due, in milliseconds. */
@@ -28,7 +28,7 @@ interface Sweep {
 
 /** Sessions that come to their end with nobody asking for them: ended, put into the outbox, revoked at the provider. */
 export async function sweepSection(ground: Ground): Promise<Section> {
-  const minute = ground.quick ? { count: 20_000, overMs: 12_000 } : { count: 100_000, overMs: 60_000 }
+  const minute = ground.quick ? { count: 5000, overMs: 5000 } : { count: 100_000, overMs: 60_000 }
   const sweeps = [
     await sweep(ground, { ...minute, name: `${minute.count.toLocaleString('en')} within ${minute.overMs / 1000} s` }),
     await sweep(ground, { count: minute.count, overMs: 0, name: `${minute.count.toLocaleString('en')} at once` }),
