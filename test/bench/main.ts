@@ -14,6 +14,7 @@ import { proxySection } from './proxy.ts'
 import { refreshesSection } from './refreshes.ts'
 import { type Section, written } from './report.ts'
 import { sweepSection } from './sweep.ts'
+import { workersSection } from './workers.ts'
 import { startWorld } from './world.ts'
 
 const sections: Record<SectionName, (ground: Ground) => Promise<Section>> = {
@@ -23,6 +24,7 @@ const sections: Record<SectionName, (ground: Ground) => Promise<Section>> = {
   sweep: sweepSection,
   memory: memorySection,
   growth: growthSection,
+  workers: workersSection,
 }
 
 const startedAt = performance.now()

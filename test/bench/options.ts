@@ -1,7 +1,7 @@
 import { parseArgs } from 'node:util'
 
 /** The parts of the benchmark, in the order in which they run. */
-export const sectionNames = ['proxy', 'logins', 'refreshes', 'sweep', 'memory', 'growth'] as const
+export const sectionNames = ['proxy', 'logins', 'refreshes', 'sweep', 'memory', 'growth', 'workers'] as const
 export type SectionName = (typeof sectionNames)[number]
 
 /** What the benchmark is asked to do. */
