@@ -2,7 +2,7 @@ import { type Ground, plantSessions, startCoatcheck, startCountedRedis } from '.
 import { createLoad } from './load.ts'
 import { childrenOf } from './process.ts'
 import { figure, type Section } from './report.ts'
-import { measureRounds, type Round, type Subject } from './rounds.ts'
+import { measureRounds, notQuiet, type Round, type Subject } from './rounds.ts'
 import { judge, median, medianRatio } from './statistics.ts'
 
 const [one, two] = ['one worker', 'two workers']
@@ -30,6 +30,8 @@ export async function workersSection(ground: Ground): Promise<Section> {
     tables: [{ head: ['', 'req/s', 'p50 ms', 'p99 ms', 'CPU', 'Redis cmds/req'], rows }],
     goals,
     notes: [
+      // Of the core that one worker has for itself.
+      ...notQuiet({ [one]: results[one] ?? [] }),
       'CPU is milliseconds for 1,000 requests, all processes of the gateway together.',
       ...(apart ? [] : [shared]),
     ],
