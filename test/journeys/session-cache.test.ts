@@ -4,6 +4,7 @@ import tap, { test } from 'tap'
 import { createBrowser } from '../support/browser.ts'
 import { startGateway } from '../support/gateway.ts'
 import { login } from '../support/login.ts'
+import { createPlanter, type Planted } from '../support/planted.ts'
 import { startProvider } from '../support/provider.ts'
 import { type PublishFault, startPublishLink } from '../support/publish-link.ts'
 import { startRedis } from '../support/redis.ts'
@@ -118,6 +119,27 @@ for (const fault of ['dead', 'half-open', 'late', null] as (PublishFault | null)
     )
   })
 }
+
+// The session has ended, a refresh finds out before word of it has come, and the user is told that there never was one.
+test('who finds out without word that a session has ended is told why', async t => {
+  const lifetimes = { idleTimeout: 1800, absoluteTimeout: 43_200 }
+  const options = { provider, sessionKey: randomBytes(32), prefix: 'apart:', lifetimes }
+  const [here, there] = await Promise.all([
+    createPlanter({ ...options, redis: { ...redis, url: link.url } }),
+    createPlanter({ ...options, redis }),
+  ])
+  t.teardown(() => Promise.all([here.close(), there.close()]))
+  link.fail('half-open')
+  t.teardown(link.mend)
+  const [{ id }] = (await here.plant(1)) as [Planted]
+  const look = { active: false, pendingAgeMs: null }
+  t.match(await here.store.getSession(id, look), { found: { state: 'live', stored: { version: 0 } } })
+  await there.store.endSession(id, 'admin')
+  t.match(await here.store.getSession(id, look), { found: { state: 'live' } }, 'no word of it has come')
+  const wish = { slot: 'login', owner: 'here', version: 0, forced: false }
+  t.same(await here.store.beginRefresh(id, wish), { state: 'gone' })
+  t.match(await here.store.getSession(id, look), { found: { state: 'ended', reason: 'admin' } })
+})
 
 test('a busy session costs Redis no more than a command or two a second', async t => {
   const cookie = await enter('busy')

@@ -42,7 +42,11 @@ export function createRedisRefreshes(options: {
       const reply = await answered<BeginReply>(client.beginRefreshBuffer(keys.bucketFor(id), keys.channel, id, ...wish))
       const state = reply[0].toString()
       if (state === 'held' || state === 'cooldown') return { state }
-      if (state === 'gone') return { state }
+      if (state === 'gone') {
+        // Word of its end has not come yet, and whoever asks why must not be told that it lives.
+        cache.forget(id)
+        return { state }
+      }
       if (state === 'refused') return { state, refusal: openRefusal(tokenId(id, slot), reply[1]) }
       const [name, session, access, current, idle, absolute, refresh, earlier] = reply
       const stored = openLive(id, slot, [name, session, access, current, idle, absolute, 0])
@@ -64,7 +68,9 @@ export function createRedisRefreshes(options: {
       ]
       const args = [keys.channel, id, owner, version, slot, ...sealed]
       cache.forget(id)
-      return await answered(client.saveRefresh(keys.bucketFor(id), ...args))
+      const outcome = await answered<'saved' | 'superseded' | 'gone'>(client.saveRefresh(keys.bucketFor(id), ...args))
+      cache.forget(id)
+      return outcome
     },
 
     async abandonRefresh(id, owner, { unsure, refused }) {
