@@ -33,6 +33,8 @@ const tickMs = 50
 const longestWaitMs = 30_000
 /** Spreads the visits of replicas, so that mostly one finds the work and the others find it done. */
 const jitterMs = 250
+/** For so many revocations at once it is worth while to ask the store. */
+const leastRoom = 8
 
 /**
  * Every replica visits each bucket when its next deadline comes: the first ends what is due, atomically, the others find
@@ -94,15 +96,23 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
     return Math.min(nextInMs ?? longestWaitMs, deps.idleTimeoutMs)
   })
 
+  /** Buckets whose outbox holds more than there was room for. */
+  const crowded = new Set<number>()
+
   const outboxes = createRound(bucket => {
     // One after the other: how many entries may be taken is known when the claim before has taken its own.
     const claim = lastClaim.then(async () => {
       const limit = outage || timer === undefined ? 0 : revoker.free()
-      if (limit <= 0) return jitterMs
+      if (limit <= 0) {
+        crowded.add(bucket)
+        return jitterMs
+      }
       const { found, nextInMs } = await store.claimRevocations(bucket, limit)
+      if (found.length === limit) crowded.add(bucket)
       for (const entry of found) {
         void revoker.take(entry).then(retryInMs => {
           if (retryInMs !== null) outboxes.within(bucket, retryInMs)
+          goOn()
         })
       }
       return nextInMs ?? longestWaitMs
@@ -112,6 +122,16 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
     })
     return claim
   })
+
+  /** A long queue does not wait for ticks, nor ask the store for each entry of it. */
+  const goOn = () => {
+    if (revoker.free() < leastRoom) return
+    for (const bucket of crowded) {
+      crowded.delete(bucket)
+      outboxes.within(bucket, 0)
+      return outboxes.visitDue()
+    }
+  }
 
   const recover = async () => {
     try {

@@ -289,6 +289,26 @@ function hanging() {
   }
 }
 
+// A hundred thousand people go home at the same time: their tokens must not stay valid for as long as a queue takes its time.
+test('a long queue is worked off without pauses, some entries at a time', async t => {
+  let [underWay, most] = [0, 0]
+  const { clock, memory, sweeper, revoked, state } = setUp(t, async () => {
+    underWay += 1
+    most = Math.max(most, underWay)
+    await sleep(1)
+    underWay -= 1
+    return { outcome: 'revoked' }
+  })
+  for (let count = 0; count < 1000; count += 1)
+    await memory.queueRevocation(`id-${count}`, `token-${count}`, { reason: 'idle' })
+  sweeper()
+  clock.advance(500)
+  t.ok(await eventually(() => revoked.length === 1000), 'though no time passes in which a visit would be due')
+  t.equal(new Set(revoked).size, 1000, 'each once')
+  t.ok(most <= 16, `${most} at a time`)
+  t.ok(state.claims <= 200, `the store was asked ${state.claims} times`)
+})
+
 test('a retry comes when it is due, not when the claim before it would have run out', async t => {
   let up = false
   const { clock, memory, sweeper, revoked, ticks } = setUp(t, async () => ({
