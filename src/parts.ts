@@ -25,6 +25,7 @@ import { createSessionUse } from './flows/use-session.ts'
 import { createProviderFetch, type FetchLimits } from './oidc/fetch.ts'
 import { createProvider, type Provider } from './oidc/provider.ts'
 import { createMemoryStore } from './store/memory.ts'
+import type { RedisAddress } from './store/redis/address.ts'
 import { createRedisStore } from './store/redis.ts'
 import { type Lifetimes, type Store, touchIntervalMs } from './store/store.ts'
 
@@ -222,6 +223,12 @@ function union(scopes: readonly string[]): string {
   return [...new Set(scopes.join(' ').split(' ').filter(Boolean))].join(' ')
 }
 
+function redisAddress(config: Config, url: URL): RedisAddress {
+  const { redisCaFile: ca, redisCluster: cluster, redisSentinels: nodes, redisSentinelMaster: master } = config
+  const named = nodes !== undefined && master !== undefined
+  return { url, ca, cluster, sentinel: named ? { nodes, master, password: config.redisSentinelPassword } : undefined }
+}
+
 function openStore(options: PartsOptions, sealingKeys: readonly Buffer[], lifetimes: Lifetimes): Store {
   const { config, clock, audit, log, primary } = options
   if (config.redisUrl === undefined) {
@@ -231,7 +238,7 @@ function openStore(options: PartsOptions, sealingKeys: readonly Buffer[], lifeti
   if (config.sessionKeys === undefined && primary === undefined)
     log.warn({ variable: 'SESSION_KEYS' }, 'sessions are sealed with a key made up at this start and end with it')
   return createRedisStore({
-    address: { url: config.redisUrl, ca: config.redisCaFile },
+    address: redisAddress(config, config.redisUrl),
     seal: createSeal({
       keys: sealingKeys,
       context: JSON.stringify([config.oidcIssuer, config.oidcClientId]),

@@ -1,6 +1,7 @@
 import { isSecureAddress } from '../core/address.ts'
 import type { Config, Environment, Fault } from './load.ts'
 import { providerFaults } from './provider.ts'
+import { redisFaults } from './redis.ts'
 import { upstreamFaults } from './upstreams.ts'
 
 /** The rules between settings, each with a sentence for the operator. */
@@ -18,6 +19,8 @@ export function crossFaults(config: Config, environment: Environment): Fault[] {
   }
 
   faults.push(...providerFaults(config))
+
+  faults.push(...redisFaults(config))
 
   faults.push(...upstreamFaults(config))
 

@@ -191,9 +191,30 @@ export const settings = {
     example: 'rediss://user:password@redis.example.com:6380/0',
     secret: true,
   }),
+  REDIS_CLUSTER: setting({
+    type: type.endpoints,
+    doc: 'Redis Cluster: some of its nodes, `host:port`, comma-separated; `REDIS_URL` then gives scheme and credentials, its host is not used',
+    example: 'redis-1:6379, redis-2:6379, redis-3:6379',
+  }),
+  REDIS_SENTINELS: setting({
+    type: type.endpoints,
+    doc: 'Redis Sentinel: the sentinels, `host:port`, comma-separated; `REDIS_URL` then gives scheme, credentials and db, its host is not used',
+    example: 'sentinel-1:26379, sentinel-2:26379, sentinel-3:26379',
+  }),
+  REDIS_SENTINEL_MASTER: setting({
+    type: type.text,
+    doc: 'the name under which the sentinels know the master',
+    example: 'mymaster',
+  }),
+  REDIS_SENTINEL_PASSWORD: setting({
+    type: type.text,
+    doc: 'of the sentinels themselves, where they ask for one',
+    example: '<the requirepass of the sentinels>',
+    secret: true,
+  }),
   REDIS_CA_FILE: setting({
     type: type.fileContent,
-    doc: "certificate authority of Redis's TLS certificate, PEM",
+    doc: 'certificate authority of the TLS certificates of Redis, and of its sentinels, PEM',
     example: '/etc/ssl/redis-ca.pem',
   }),
   REDIS_PREFIX: setting({

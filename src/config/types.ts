@@ -207,6 +207,28 @@ export const redisUrl = settingType(value => {
   return url
 })
 
+/** Where a server listens. */
+export interface Endpoint {
+  readonly host: string
+  readonly port: number
+}
+
+/** `host:port`, comma-separated; an IPv6 address stands in brackets. */
+export const endpoints = settingType((value): readonly Endpoint[] | Wrong => {
+  const entries = splitList(value).map(parseEndpoint)
+  const good = entries.filter(entry => entry !== null)
+  if (good.length > 0 && good.length === entries.length) return good
+  return wrong('must be a list of host:port, such as redis-1:6379, redis-2:6379')
+})
+
+function parseEndpoint(entry: string): Endpoint | null {
+  const match = /^(?:\[([0-9a-f:.]+)\]|([\w.-]+)):(\d{1,5})$/i.exec(entry)
+  const host = match?.[1] ?? match?.[2] ?? ''
+  const port = Number(match?.[3] ?? 0)
+  const sound = port > 0 && port <= 65_535 && (match?.[1] === undefined || isIP(host) === 6)
+  return host !== '' && sound ? { host, port } : null
+}
+
 /** Scopes, separated by spaces. */
 export const scopes = settingType(value => value.split(/\s+/).filter(Boolean).join(' ') || wrong('must name a scope'))
 

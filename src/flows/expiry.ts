@@ -16,7 +16,7 @@ export interface Expiry {
 
 /** What the sweep needs. */
 export interface ExpiryDeps {
-  store: ExpiryStore & OutboxStore & { ping(): Promise<void> }
+  store: ExpiryStore & OutboxStore & { ping(bucket: number): Promise<void> }
   noteEnded: NoteEnded
   revoker: Revoker
   elapsed: Elapsed
@@ -45,7 +45,8 @@ const leastRoom = 8
 export function createExpiry(deps: ExpiryDeps): Expiry {
   const { store, revoker, elapsed, random } = deps
   const underWay = new Set<Promise<void>>()
-  let outage = false
+  /** Buckets that could not be visited: a store in several parts may lack one of them. */
+  const failed = new Set<number>()
   let sweepFrom = Number.NEGATIVE_INFINITY
   let timer: NodeJS.Timeout | undefined
   let lastClaim: Promise<unknown> = Promise.resolve()
@@ -67,7 +68,7 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
       try {
         waitMs = Math.min(await work(bucket), longestWaitMs)
       } catch {
-        outage = true
+        failed.add(bucket)
       }
       const next = elapsed() + waitMs + random() * jitterMs
       visitAt[bucket] = Math.min(visitAt[bucket] ?? next, next)
@@ -102,7 +103,7 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
   const outboxes = createRound(bucket => {
     // One after the other: how many entries may be taken is known when the claim before has taken its own.
     const claim = lastClaim.then(async () => {
-      const limit = outage || timer === undefined ? 0 : revoker.free()
+      const limit = failed.size > 0 || timer === undefined ? 0 : revoker.free()
       if (limit <= 0) {
         crowded.add(bucket)
         return jitterMs
@@ -118,7 +119,7 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
       return nextInMs ?? longestWaitMs
     })
     lastClaim = claim.catch(() => {
-      outage = true
+      failed.add(bucket)
     })
     return claim
   })
@@ -135,16 +136,18 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
 
   const recover = async () => {
     try {
-      await store.ping()
+      for (const bucket of failed) {
+        await store.ping(bucket)
+        failed.delete(bucket)
+      }
       sweepFrom = elapsed() + deps.settlingMs
-      outage = false
     } catch {
       // Asked again at the next tick.
     }
   }
 
   const tick = () => {
-    if (outage) {
+    if (failed.size > 0) {
       if (underWay.size === 0) track(recover())
       return
     }

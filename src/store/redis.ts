@@ -4,13 +4,16 @@ import type { RecordType, Seal } from '../core/seal.ts'
 import type { EndReason } from '../core/session.ts'
 import { type StepUp, stepUpLifetime } from '../core/step-up.ts'
 import { type Transaction, transactionLifetime } from '../core/transaction.ts'
+import type { RedisAddress } from './redis/address.ts'
 import { answered } from './redis/answered.ts'
-import { createRedisClient, createSubscriber, type RedisAddress } from './redis/client.ts'
+import { createRedisCommands, type LinkListener } from './redis/client.ts'
+import { createEnds } from './redis/ends.ts'
 import { createRedisIndexes } from './redis/indexes.ts'
 import { createKeys } from './redis/keys.ts'
 import { createRedisOutbox } from './redis/outbox.ts'
 import { createRedisRefreshes } from './redis/refreshes.ts'
 import { createRedisSessions } from './redis/sessions.ts'
+import { createSubscriber } from './redis/subscriber.ts'
 import { createSessionCache } from './session-cache.ts'
 import { type Lifetimes, logoutLifetime, type Store, type StoreInstant, touchIntervalMs } from './store.ts'
 
@@ -25,7 +28,7 @@ export interface RedisStoreOptions {
   elapsed: Elapsed
   /** Called when a record was changed, moved, or sealed with a key that is no longer known. */
   onUnreadable: (sessionId: string) => void
-  /** Called when a link to Redis breaks; it is mended without further ado. */
+  /** Called once when a link to Redis breaks; it is mended without further ado. */
   onLinkError: (error: Error) => void
 }
 
@@ -33,9 +36,21 @@ export interface RedisStoreOptions {
 export function createRedisStore(options: RedisStoreOptions): Store {
   const { address, seal, lifetimes, elapsed, onUnreadable, onLinkError } = options
   const keys = createKeys(options.prefix)
-  const client = createRedisClient(address, lifetimes)
-  const subscriber = createSubscriber(address)
-  for (const link of [client, subscriber]) link.on('error', onLinkError)
+  const told = new Set<string>()
+  const listener: LinkListener = {
+    onError(name, error) {
+      if (told.has(name)) return
+      told.add(name)
+      onLinkError(error)
+    },
+    onReady: name => void told.delete(name),
+    onAnotherServer() {
+      subscriber.follow()
+      ends.sayAgain()
+    },
+  }
+  const commands = createRedisCommands(address, lifetimes, listener)
+  const { client } = commands
 
   const cache = createSessionCache({
     elapsed,
@@ -44,14 +59,26 @@ export function createRedisStore(options: RedisStoreOptions): Store {
   })
   const parts = { client, seal, keys, lifetimes, onUnreadable, cache, elapsed }
   const { peek, openLive, ...sessions } = createRedisSessions(parts)
-  const listeners: ((event: SessionEvent) => void)[] = [({ sessionId }) => cache.forget(sessionId)]
+  const listeners: ((event: SessionEvent) => void)[] = [
+    event => {
+      cache.forget(event.sessionId)
+      // The end of a session that was due needs no memory: its deadline stands in the record.
+      if (event.type === 'ended' && !isDeadline(event.reason)) ends.note(event.sessionId, event.reason)
+    },
+  ]
 
-  // At each new link, and not by ioredis: it forgets a subscription whose confirmation was cut off.
-  subscriber.on('ready', () => void subscriber.subscribe(keys.channel).catch(() => {}))
-  subscriber.on('message', (_channel, message) => {
-    const event = parseEvent(message)
-    if (event !== null) for (const listener of listeners) listener(event)
+  const subscriber = createSubscriber({
+    address,
+    commands,
+    channel: keys.channel,
+    onMessage(message) {
+      const event = parseEvent(message)
+      if (event !== null) for (const listener of listeners) listener(event)
+    },
+    listener,
+    random: Math.random,
   })
+  const ends = createEnds({ end: async (id, reason) => void (await sessions.endSession(id, reason)), elapsed })
 
   const putOnce = async (type: RecordType, id: string, text: string, lifetime: number) => {
     await answered(client.set(keys.once(type, id), seal.seal(type, id, text), 'EX', lifetime))
@@ -64,6 +91,10 @@ export function createRedisStore(options: RedisStoreOptions): Store {
 
   return {
     ...sessions,
+    async endSession(id, reason, revokeInMs) {
+      if (!isDeadline(reason)) ends.note(id, reason)
+      return await sessions.endSession(id, reason, revokeInMs)
+    },
     ...createRedisRefreshes({ client, seal, keys, openLive, cache }),
     ...createRedisOutbox({ client, seal, keys }),
     ...createRedisIndexes({ client, keys, lifetimes, peek }),
@@ -97,19 +128,24 @@ export function createRedisStore(options: RedisStoreOptions): Store {
 
     onSessionEvent: listener => void listeners.push(listener),
 
-    async ping() {
-      await answered(client.ping())
+    async ping(bucket) {
+      await answered(bucket === undefined ? client.ping() : client.exists(keys.bucket(bucket)))
     },
     async evicts() {
-      const policy = /^maxmemory_policy:(\S+)/m.exec(await answered<string>(client.info('memory')))?.[1]
-      return policy !== undefined && policy !== 'noeviction'
+      const policies = (await answered<string[]>(commands.info('memory'))).map(
+        info => /^maxmemory_policy:(\S+)/m.exec(info)?.[1],
+      )
+      return policies.some(policy => policy !== undefined && policy !== 'noeviction')
     },
     async close() {
+      ends.stop()
       client.disconnect()
       subscriber.disconnect()
     },
   }
 }
+
+const isDeadline = (reason: EndReason) => reason === 'idle' || reason === 'absolute'
 
 /** `ended <id> <reason>`, `extended <id>` or `refreshed <id>`, as the scripts publish them. */
 function parseEvent(message: string): SessionEvent | null {

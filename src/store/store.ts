@@ -292,8 +292,11 @@ export interface Store
     LogoutStore,
     StepUpStore,
     LogoutTokenStore {
-  /** @throws {StoreUnavailable} when the store cannot serve */
-  ping(): Promise<void>
+  /**
+   * Asks the part of the store that holds a bucket, or any part of it.
+   * @throws {StoreUnavailable} when that cannot serve
+   */
+  ping(bucket?: number): Promise<void>
   /** Whether it drops records to make room for others: sessions would end, and their refresh tokens live on. */
   evicts(): Promise<boolean>
   close(): Promise<void>

@@ -1,78 +1,126 @@
-import { Redis, type RedisOptions } from 'ioredis'
+import type { Cluster, Redis } from 'ioredis'
 import { type Lifetimes, tombstoneMs, warningMs } from '../store.ts'
+import { openCluster, openLink, type RedisAddress, restMs } from './address.ts'
 import { createScripts } from './scripts.ts'
 
 type Argument = string | number | Buffer
 type Script = (key: string, ...args: Argument[]) => Promise<unknown>
 
-/** ioredis, with the gateway's scripts as commands; those named `…Buffer` answer with buffers. */
-export type RedisClient = Redis &
-  Record<
-    | 'createSession'
-    | 'touchSessions'
-    | 'queueRevocation'
-    | 'settleRevocation'
-    | 'getSessionBuffer'
-    | 'peekSessionBuffer'
-    | 'endSessionBuffer'
-    | 'sweepBuffer'
-    | 'claimRevocationsBuffer'
-    | 'beginRefreshBuffer'
-    | 'renewRefresh'
-    | 'saveRefresh'
-    | 'abandonRefresh'
-    | 'takeOnceBuffer'
-    | 'countUp'
-    | 'addToIndex'
-    | 'markIndexEnded',
-    Script
-  >
+type Scripts = Record<
+  | 'createSession'
+  | 'touchSessions'
+  | 'queueRevocation'
+  | 'settleRevocation'
+  | 'getSessionBuffer'
+  | 'peekSessionBuffer'
+  | 'endSessionBuffer'
+  | 'sweepBuffer'
+  | 'claimRevocationsBuffer'
+  | 'beginRefreshBuffer'
+  | 'renewRefresh'
+  | 'saveRefresh'
+  | 'abandonRefresh'
+  | 'takeOnceBuffer'
+  | 'countUp'
+  | 'addToIndex'
+  | 'markIndexEnded',
+  Script
+>
 
-/** Commands give up after this, so that a hanging Redis is a 503 and not a hanging request. */
-const commandTimeoutMs = 2000
+/** What the store asks of ioredis, with the gateway's scripts as commands; those named `…Buffer` answer with buffers. */
+export type RedisClient = Pick<Redis, 'get' | 'set' | 'exists' | 'zrem' | 'zrange' | 'ping' | 'disconnect'> & Scripts
 
-/**
- * How long a broken link rests between two attempts: far less than replicas give each other, after an outage, to write the
- * activity they remember.
- */
-const longestRestMs = 500
+/** What becomes of the links to Redis. */
+export interface LinkListener {
+  /** A link broke, or could not be made; `name` tells links apart. */
+  onError(name: string, error: Error): void
+  onReady(name: string): void
+  /** Commands may go to another server from now on, which need not know all that the one before did. */
+  onAnotherServer(): void
+}
 
-/** Where Redis is. */
-export interface RedisAddress {
-  url: URL
-  ca: Buffer | undefined
+/** The link on which commands go. */
+export interface RedisCommands {
+  client: RedisClient
+  /** The nodes of the cluster as far as they are known; none without a cluster. */
+  cluster: Cluster | null
+  /** What each master says of itself in a section of INFO. */
+  info(section: string): Promise<string[]>
 }
 
 /**
- * Connects to Redis and keeps on trying.
- *
- * Nothing is queued or sent again: after a cut link ioredis would repeat what was under way, and a repeated GETDEL
- * tells its caller that the transaction never was.
+ * Connects to Redis and keeps on trying. Commands wait for no link that is broken.
  */
-export function createRedisClient(address: RedisAddress, lifetimes: Lifetimes): RedisClient {
-  const luas = createScripts({ tombstoneMs, warningMs: warningMs(lifetimes) })
-  const scripts = Object.entries(luas).map(([name, lua]) => [name, { lua, numberOfKeys: 1 }])
-  return new Redis(address.url.href, {
-    ...connection(address),
+export function createRedisCommands(
+  address: RedisAddress,
+  lifetimes: Lifetimes,
+  listener: LinkListener,
+): RedisCommands {
+  const scripts = createScripts({ tombstoneMs, warningMs: warningMs(lifetimes) })
+  if (address.cluster !== undefined) {
+    const cluster = openCluster(address, address.cluster)
+    cluster.on('error', error => listener.onError('cluster', error))
+    cluster.on('ready', () => listener.onReady('cluster'))
+    cluster.on('node error', (error, name) => listener.onError(name, error))
+    cluster.on('+node', (node: Redis) => {
+      node.on('ready', () => listener.onReady(nameOf(node)))
+    })
+    watchMasters(cluster, listener)
+    define(cluster, scripts.ofKeys, 1)
+    define(cluster, scripts.ofBuckets, 2)
+    guardBuckets(cluster as unknown as Scripts, Object.keys(scripts.ofBuckets))
+    return {
+      client: cluster as unknown as RedisClient,
+      cluster,
+      info: section => Promise.all(cluster.nodes('master').map(node => node.info(section))),
+    }
+  }
+
+  const client = openLink(address, {
     enableOfflineQueue: false,
     maxRetriesPerRequest: 0,
-    commandTimeout: commandTimeoutMs,
+    retryStrategy: restMs,
     // After a failover the name may stand for another server by now (the first word of a refusal is its code).
     reconnectOnError: error => /^READONLY\b/.test(error.message),
-    scripts: Object.fromEntries(scripts),
-  }) as RedisClient
+  })
+  client.on('error', error => listener.onError('server', error))
+  let links = 0
+  client.on('ready', () => {
+    listener.onReady('server')
+    links += 1
+    if (links > 1) listener.onAnotherServer()
+  })
+  define(client, scripts.ofKeys, 1)
+  define(client, scripts.ofBuckets, 1)
+  return { client: client as Redis & Scripts, cluster: null, info: async section => [await client.info(section)] }
 }
 
-/** A connection of its own for publish/subscribe. */
-export function createSubscriber(address: RedisAddress): Redis {
-  return new Redis(address.url.href, { ...connection(address), maxRetriesPerRequest: null, autoResubscribe: false })
+/** How a node is called in a cluster. */
+export const nameOf = ({ options }: Redis) => `${options.host}:${options.port}`
+
+function define(client: Redis | Cluster, scripts: Record<string, string>, numberOfKeys: number): void {
+  for (const [name, lua] of Object.entries(scripts)) client.defineCommand(name, { lua, numberOfKeys })
 }
 
-function connection({ ca }: RedisAddress) {
-  return {
-    autoResendUnfulfilledCommands: false,
-    connectTimeout: commandTimeoutMs,
-    retryStrategy: (attempt: number) => Math.min(50 * attempt, longestRestMs),
-    ...(ca !== undefined && { tls: { ca } }),
-  } satisfies RedisOptions
+/**
+ * While a slot moves to another node its keys are on either, and a script that finds one missing would fail halfway or tell
+ * of a session that it never was. A node looks only at the keys that it is told of: two that never exist make it refuse
+ * (ASK here, TRYAGAIN there) for as long as the move takes, before anything is run.
+ */
+function guardBuckets(client: Scripts, names: string[]): void {
+  for (const name of names.flatMap(script => [script, `${script}Buffer`]) as (keyof Scripts)[]) {
+    const run: Script = client[name].bind(client)
+    client[name] = (bucket, ...args) => run(bucket, `${bucket}none`, ...args)
+  }
+}
+
+function watchMasters(cluster: Cluster, listener: LinkListener): void {
+  let known = ''
+  cluster.on('refresh', () => {
+    const masters = cluster.nodes('master').map(nameOf).sort().join(' ')
+    if (masters === known) return
+    const another = known !== ''
+    known = masters
+    if (another) listener.onAnotherServer()
+  })
 }

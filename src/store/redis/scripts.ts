@@ -63,9 +63,16 @@ local function touch(id, idle, absolute, at, timeout)
   return deadline
 end`
 
-/** Builds the scripts. */
+/**
+ * A replica, or a master that lost its replicas and would have to stop then, knows nothing of what others wrote since: that it
+ * has no session proves nothing. It refuses the first thing that could write.
+ */
+const insist = `
+redis.call('DEL', bucket)`
+
+/** Builds the scripts: those that are given a bucket, and those that are given the one key that they touch. */
 export function createScripts({ tombstoneMs, warningMs }: { tombstoneMs: number; warningMs: number }) {
-  return {
+  const ofBuckets = {
     /**
      * ARGV: channel, id, sealed session, sealed access token, sealed refresh token or '', idle timeout ms, absolute
      * timeout ms, ms to this session's own absolute deadline, sealed ID token or ''.
@@ -88,7 +95,7 @@ redis.call('PEXPIRE', bucket .. 'due', tonumber(ARGV[7]) + ${retentionMs})`,
      * access when they are of that version
      * · 'ended', reason, session or nothing
      */
-    getSession: `${prelude}${finish(tombstoneMs)}${touch(warningMs)}
+    getSession: `${prelude}${insist}${finish(tombstoneMs)}${touch(warningMs)}
 local id, timeout, age = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local fields = redis.call('HMGET', sessionKey(id), 'session', 'access:' .. ARGV[7], 'idle', 'absolute', 'version')
 if not fields[1] then
@@ -108,7 +115,7 @@ if fields[5] == ARGV[8] then return { 'same', '', '', tonumber(fields[5]), idle 
 return { 'live', fields[1], fields[2] or '', tonumber(fields[5]), idle - now, absolute - now, touched }`,
 
     /** ARGV: channel, id. → as getSession for a live session without a token, and nothing otherwise; touches nothing. */
-    peekSession: `${prelude}
+    peekSession: `${prelude}${insist}
 local fields = redis.call('HMGET', sessionKey(ARGV[2]), 'session', 'idle', 'absolute', 'version')
 if not fields[1] then return nil end
 local idle, absolute = tonumber(fields[2]) - now, tonumber(fields[3]) - now
@@ -251,7 +258,9 @@ if retry < 0 then
 elseif redis.call('ZSCORE', outbox, id) then
   redis.call('ZADD', outbox, now + retry, id)
 end`,
+  }
 
+  const ofKeys = {
     /** KEYS: a value to be taken. → value, time */
     takeOnce: `
 local value = redis.call('GETDEL', KEYS[1])
@@ -278,4 +287,5 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('SET', KEYS[1], now .. ' ' .. ARGV[2], 'PX', ARGV[1])`,
   }
+  return { ofBuckets, ofKeys }
 }
