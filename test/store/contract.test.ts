@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Test, test } from 'tap'
+import tap, { type Test, test } from 'tap'
 import { challengeOf } from '../../src/core/challenge.ts'
 import { StoreUnavailable } from '../../src/core/errors.ts'
 import type { SessionEvent } from '../../src/core/events.ts'
@@ -9,6 +9,7 @@ import { createSeal } from '../../src/core/seal.ts'
 import { openSession, refreshTokenId, type Session } from '../../src/core/session.ts'
 import { openTransaction } from '../../src/core/transaction.ts'
 import { createMemoryStore } from '../../src/store/memory.ts'
+import type { RedisAddress } from '../../src/store/redis/address.ts'
 import { createRedisStore } from '../../src/store/redis.ts'
 import { confirmedForMs } from '../../src/store/session-cache.ts'
 import {
@@ -22,6 +23,7 @@ import {
 } from '../../src/store/store.ts'
 import { createClock } from '../support/clock.ts'
 import { startRedis, type TestRedis } from '../support/redis.ts'
+import { startCluster } from '../support/redis-cluster.ts'
 
 /** What a store under test offers beside itself. */
 interface Subject {
@@ -66,13 +68,22 @@ async function memory(_t: Test, lifetimes: Lifetimes): Promise<Subject> {
   return { store: createMemoryStore({ clock, lifetimes }), pass, lapse: () => pass(refreshLeaseMs) }
 }
 
-async function redisStore(redis: TestRedis, lifetimes: Lifetimes, keys = [key], onUnreadable = (_id: string) => {}) {
+function redisStore(redis: TestRedis, lifetimes: Lifetimes, keys = [key], onUnreadable = (_id: string) => {}) {
+  return storeAt({ url: new URL(redis.url) }, 'test:', lifetimes, keys, onUnreadable)
+}
+
+async function storeAt(
+  address: RedisAddress,
+  prefix: string,
+  lifetimes: Lifetimes,
+  keys = [key],
+  onUnreadable = (_id: string) => {},
+) {
   const seal = createSeal({ keys, context: 'contract' })
-  const address = { url: new URL(redis.url), ca: undefined }
   const store = createRedisStore({
     address,
     seal,
-    prefix: 'test:',
+    prefix,
     lifetimes,
     elapsed: () => performance.now(),
     onUnreadable,
@@ -107,6 +118,23 @@ async function redis(t: Test, lifetimes: Lifetimes): Promise<Subject> {
   return { store, pass: ms => sleep(ms), lapse }
 }
 
+const shards = await startCluster()
+tap.teardown(shards.stop)
+let tenants = 0
+
+async function cluster(t: Test, lifetimes: Lifetimes): Promise<Subject> {
+  tenants += 1
+  const prefix = `test-${tenants}:`
+  const nodes = shards.nodes.map(({ port }) => ({ host: '127.0.0.1', port }))
+  const store = await storeAt({ url: new URL('redis://cluster'), cluster: nodes }, prefix, lifetimes)
+  t.teardown(store.close)
+  const lapse = async () => {
+    for (const name of await shards.keys())
+      if (name.startsWith(prefix) && name.includes(':lease:')) await (await shards.masterOf(name)).client.del(name)
+  }
+  return { store, pass: ms => sleep(ms), lapse }
+}
+
 async function live(store: Store, id: string, touch: Touch = look) {
   const { found } = await store.getSession(id, touch)
   return found?.state === 'live' ? found.stored : null
@@ -125,7 +153,7 @@ async function claimAll(store: Store, limit = 100) {
   return visits.flatMap(visit => visit.found)
 }
 
-for (const [name, open] of Object.entries({ memory, redis })) {
+for (const [name, open] of Object.entries({ memory, redis, cluster })) {
   test(`${name}: a transaction is taken once, by one of many`, async t => {
     const { store } = await open(t, minute)
     const { id, transaction } = newTransaction()

@@ -29,8 +29,8 @@ export interface TestRedis {
   resume(): void
   /** Ends the server and starts it anew on the same port; `crash` kills it, as a power cut would. */
   restart(options?: { crash?: boolean }): Promise<void>
-  /** Ends the server so that connections are refused, until `restart`. */
-  down(): Promise<void>
+  /** Ends the server so that connections are refused, until `restart`; by default it may say goodbye to its replicas. */
+  down(signal?: 'SIGTERM' | 'SIGKILL'): Promise<void>
   /** Every key and value of any type as raw bytes, to look for what must not be in there. */
   dump(): Promise<Buffer>
   keys(): Promise<string[]>
@@ -43,11 +43,7 @@ export interface TestRedis {
  * @throws when redis-server is missing; the message says what to install.
  */
 export async function startRedis(options: RedisOptions = {}): Promise<TestRedis> {
-  const program = findBinary({
-    variable: 'REDIS_SERVER',
-    names: ['redis-server'],
-    install: 'apt-get install redis-server',
-  })
+  const program = redisServer()
   let { port, server } = await startOnFreePort(program, options)
   const auth = options.password ? `:${encodeURIComponent(options.password)}@` : ''
   const url = `redis://${auth}127.0.0.1:${port}`
@@ -55,14 +51,7 @@ export async function startRedis(options: RedisOptions = {}): Promise<TestRedis>
   // Without a listener a refused connection would be printed; each command reports its own.
   client.on('error', () => undefined)
 
-  const end = async (signal: NodeJS.Signals) => {
-    if (server.exitCode !== null || server.signalCode !== null) return
-    const ended = once(server, 'exit')
-    server.ref()
-    server.kill(signal)
-    server.kill('SIGCONT')
-    await ended
-  }
+  const end = (signal: NodeJS.Signals) => endServer(server, signal)
   return {
     url,
     port,
@@ -83,12 +72,16 @@ export async function startRedis(options: RedisOptions = {}): Promise<TestRedis>
       if (!started) throw new Error(`redis-server did not come back on port ${port}`)
       server = started
     },
-    down: () => end('SIGTERM'),
+    down: (signal = 'SIGTERM') => end(signal),
     dump: () => dumpAll(client),
     keys: () => keysOf(client),
     monitor: () => monitorRedis(port),
   }
 }
+
+/** The path of redis-server. */
+export const redisServer = () =>
+  findBinary({ variable: 'REDIS_SERVER', names: ['redis-server'], install: 'apt-get install redis-server' })
 
 async function startOnFreePort(
   program: string,
@@ -103,18 +96,33 @@ async function startOnFreePort(
 }
 
 /** The server once it takes connections; null when somebody else took the port meanwhile. */
-async function start(program: string, port: number, options: RedisOptions): Promise<ChildProcess | null> {
+function start(program: string, port: number, options: RedisOptions): Promise<ChildProcess | null> {
   const kept = options.dir ? ['--dir', options.dir, '--appendonly', 'yes', '--appendfsync', 'always'] : []
   const secret = options.password ? ['--requirepass', options.password] : []
-  const args = ['--port', `${port}`, '--bind', '127.0.0.1', '--save', '', ...kept, ...secret, ...(options.args ?? [])]
+  const common = ['--port', `${port}`, '--bind', '127.0.0.1', '--save', '']
+  return launch(program, [...common, ...kept, ...secret, ...(options.args ?? [])], 'Ready to accept connections')
+}
+
+/** A server once it has printed that it is ready; null when its port is somebody else's. */
+export async function launch(program: string, args: string[], ready: string): Promise<ChildProcess | null> {
   // Apart from the terminal's process group: a Ctrl-C reaches the test, and the guard below does the rest.
   const server = spawn(program, args, { stdio: ['ignore', 'pipe', 'ignore'], detached: true })
   server.unref()
   guard(server)
-  const said = await output(server, text => text.includes('Ready to accept connections'))
-  if (said.includes('Ready to accept connections')) return server
+  const said = await output(server, text => text.includes(ready))
+  if (said.includes(ready)) return server
   if (said.includes('Address already in use')) return null
   throw new Error(`redis-server did not start:\n${said}`)
+}
+
+/** Ends a server, a paused one too; resolves when it is gone. */
+export async function endServer(server: ChildProcess, signal: NodeJS.Signals): Promise<void> {
+  if (server.exitCode !== null || server.signalCode !== null) return
+  const ended = once(server, 'exit')
+  server.ref()
+  server.kill(signal)
+  server.kill('SIGCONT')
+  await ended
 }
 
 /** What the server printed until it satisfied `enough` or ended. */

@@ -6,6 +6,9 @@ export interface Endpoint {
   readonly port: number
 }
 
+/** What can be said of a link. */
+export type LinkOptions = Omit<RedisOptions, 'replyMapping'>
+
 /** Where Redis is, and how it is run. */
 export interface RedisAddress {
   /** Scheme, credentials and database; host and port, too, unless one of the lists below stands for them. */
@@ -35,7 +38,7 @@ const lookForMastersMs = 2000
  * Options of every link, whatever it is for. Nothing is sent again: after a cut link ioredis would repeat what was under
  * way, and a repeated GETDEL tells its caller that the transaction never was.
  */
-function common({ url, ca }: RedisAddress): RedisOptions {
+function common({ url, ca }: RedisAddress): LinkOptions {
   return {
     ...(url.username !== '' && { username: decodeURIComponent(url.username) }),
     ...(url.password !== '' && { password: decodeURIComponent(url.password) }),
@@ -44,13 +47,15 @@ function common({ url, ca }: RedisAddress): RedisOptions {
     autoResubscribe: false,
     connectTimeout: commandTimeoutMs,
     commandTimeout: commandTimeoutMs,
+    // A link on which nothing comes back is dead, even if nobody says so.
+    socketTimeout: commandTimeoutMs + 1000,
     // One more command that an operator would have to permit.
     disableClientInfo: true,
   }
 }
 
 /** Opens a link to a server: the one that the URL names, or the master that the sentinels name at this moment. */
-export function openLink(address: RedisAddress, options: RedisOptions): Redis {
+export function openLink(address: RedisAddress, options: LinkOptions): Redis {
   const { url, sentinel } = address
   const shared = { ...common(address), db: Number(url.pathname.slice(1)) || 0, ...options }
   if (sentinel === undefined) {
@@ -72,7 +77,7 @@ export function openLink(address: RedisAddress, options: RedisOptions): Redis {
 }
 
 /** Opens a link to one node of a cluster. */
-export function openNode(address: RedisAddress, node: Endpoint, options: RedisOptions): Redis {
+export function openNode(address: RedisAddress, node: Endpoint, options: LinkOptions): Redis {
   return new Redis({ ...common(address), ...options, ...node })
 }
 

@@ -1,5 +1,5 @@
-import type { Redis, RedisOptions } from 'ioredis'
-import { openLink, openNode, type RedisAddress, restMs } from './address.ts'
+import type { Redis } from 'ioredis'
+import { type LinkOptions, openLink, openNode, type RedisAddress, restMs } from './address.ts'
 import { type LinkListener, nameOf, type RedisCommands } from './client.ts'
 
 /** The link on which other replicas are heard. */
@@ -35,7 +35,7 @@ export function createSubscriber(options: {
 
   const openSome = (): { opened: Redis; name: string } => {
     // An end is the end: the next attempt may have to go elsewhere.
-    const single: RedisOptions = { retryStrategy: () => null, maxRetriesPerRequest: null }
+    const single: LinkOptions = { retryStrategy: () => null, maxRetriesPerRequest: null }
     const seeds = address.cluster
     if (seeds === undefined) return { opened: openLink(address, single), name: 'server' }
     const known = commands.cluster?.nodes('all').map(({ options: { host = '', port = 0 } }) => ({ host, port })) ?? []
