@@ -140,21 +140,25 @@ async function live(store: Store, id: string, touch: Touch = look) {
   return found?.state === 'live' ? found.stored : null
 }
 
+const bucketsOf = (store: Store) => Array.from({ length: store.buckets }, (_, bucket) => bucket)
+
 /** Sweeps every bucket once. */
 async function sweepAll(store: Store) {
-  const visits = []
-  for (let bucket = 0; bucket < store.buckets; bucket += 1) visits.push(await store.sweep(bucket))
+  const visits = await Promise.all(bucketsOf(store).map(store.sweep))
   return visits.flatMap(visit => visit.found)
 }
 
 async function claimAll(store: Store, limit = 100) {
-  const visits = []
-  for (let bucket = 0; bucket < store.buckets; bucket += 1) visits.push(await store.claimRevocations(bucket, limit))
+  const visits = await Promise.all(bucketsOf(store).map(bucket => store.claimRevocations(bucket, limit)))
   return visits.flatMap(visit => visit.found)
 }
 
+// Most of the time here is spent waiting.
+tap.jobs = 3
+const promise = (what: string, holds: (t: Test) => Promise<void>) => void test(what, { buffered: true }, holds)
+
 for (const [name, open] of Object.entries({ memory, redis, cluster })) {
-  test(`${name}: a transaction is taken once, by one of many`, async t => {
+  promise(`${name}: a transaction is taken once, by one of many`, async t => {
     const { store } = await open(t, minute)
     const { id, transaction } = newTransaction()
     await store.putTransaction(id, transaction)
@@ -166,14 +170,14 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.equal(await store.takeTransaction(randomToken()), null, 'what never was is not found')
   })
 
-  test(`${name}: a logout address is taken once`, async t => {
+  promise(`${name}: a logout address is taken once`, async t => {
     const { store } = await open(t, minute)
     await store.putLogout('id', 'https://idp/end?x=1')
     t.equal(await store.takeLogout('id'), 'https://idp/end?x=1')
     t.equal(await store.takeLogout('id'), null)
   })
 
-  test(`${name}: of many sessions those that have ended are told, and hardly any other`, async t => {
+  promise(`${name}: of many sessions those that have ended are told, and hardly any other`, async t => {
     const { store } = await open(t, minute)
     const all = await Promise.all(Array.from({ length: 600 }, () => create(store)))
     const ids = all.map(({ id }) => id)
@@ -186,20 +190,23 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.ok(missing.length < 30, `${missing.length}`)
   })
 
-  test(`${name}: a session comes back as it was put, with the time it has left and without its refresh token`, async t => {
-    const { store } = await open(t, { idleTimeout: 60, absoluteTimeout: 100 })
-    const session = newSession()
-    await store.createSession(session, tokens)
-    const stored = await live(store, session.id)
-    t.same(stored?.session, JSON.parse(JSON.stringify(session)))
-    t.match(stored?.accessToken, { value: 'at', expiresAt: 2 })
-    t.notMatch(JSON.stringify(stored), '"rt"')
-    t.ok(stored && stored.idleExpiresInMs > 59_000 && stored.idleExpiresInMs <= 60_000, 'idle')
-    t.ok(stored && stored.absoluteExpiresInMs > 99_000 && stored.absoluteExpiresInMs <= 100_000, 'absolute')
-    t.equal((await store.getSession(hash('other'), use)).found, null, 'an unknown id leads nowhere')
-  })
+  promise(
+    `${name}: a session comes back as it was put, with the time it has left and without its refresh token`,
+    async t => {
+      const { store } = await open(t, { idleTimeout: 60, absoluteTimeout: 100 })
+      const session = newSession()
+      await store.createSession(session, tokens)
+      const stored = await live(store, session.id)
+      t.same(stored?.session, JSON.parse(JSON.stringify(session)))
+      t.match(stored?.accessToken, { value: 'at', expiresAt: 2 })
+      t.notMatch(JSON.stringify(stored), '"rt"')
+      t.ok(stored && stored.idleExpiresInMs > 59_000 && stored.idleExpiresInMs <= 60_000, 'idle')
+      t.ok(stored && stored.absoluteExpiresInMs > 99_000 && stored.absoluteExpiresInMs <= 100_000, 'absolute')
+      t.equal((await store.getSession(hash('other'), use)).found, null, 'an unknown id leads nowhere')
+    },
+  )
 
-  test(`${name}: activity moves the idle deadline, mere looking does not`, async t => {
+  promise(`${name}: activity moves the idle deadline, mere looking does not`, async t => {
     const { store, pass } = await open(t, { idleTimeout: 1, absoluteTimeout: 60 })
     const { id } = await create(store)
     await pass(600)
@@ -209,35 +216,41 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.ok(await live(store, id), 'alive past the first deadline')
   })
 
-  test(`${name}: activity is written once an interval, and what is not written can be told later with its age`, async t => {
-    const { store, pass } = await open(t, { idleTimeout: 2, absoluteTimeout: 60 })
-    const { id } = await create(store)
-    t.equal((await store.getSession(id, use)).touched, false, 'the login was activity enough')
-    await pass(250)
-    t.equal((await store.getSession(id, use)).touched, true, 'an interval later it is written')
-    t.equal((await store.getSession(id, use)).touched, false, 'and not again at once')
-    await pass(500)
-    await store.touchSessions([
-      { id, ageMs: 200 },
-      { id: randomToken(), ageMs: 0 },
-    ])
-    const left = (await live(store, id))?.idleExpiresInMs ?? 0
-    t.ok(left > 1500 && left <= 1800, `the deadline counts from when it happened: ${left}`)
-  })
+  promise(
+    `${name}: activity is written once an interval, and what is not written can be told later with its age`,
+    async t => {
+      const { store, pass } = await open(t, { idleTimeout: 2, absoluteTimeout: 60 })
+      const { id } = await create(store)
+      t.equal((await store.getSession(id, use)).touched, false, 'the login was activity enough')
+      await pass(250)
+      t.equal((await store.getSession(id, use)).touched, true, 'an interval later it is written')
+      t.equal((await store.getSession(id, use)).touched, false, 'and not again at once')
+      await pass(500)
+      await store.touchSessions([
+        { id, ageMs: 200 },
+        { id: randomToken(), ageMs: 0 },
+      ])
+      const left = (await live(store, id))?.idleExpiresInMs ?? 0
+      t.ok(left > 1500 && left <= 1800, `the deadline counts from when it happened: ${left}`)
+    },
+  )
 
-  test(`${name}: activity before the deadline counts however late it is told, activity after it does not`, async t => {
-    const { store, pass } = await open(t, { idleTimeout: 1, absoluteTimeout: 60 })
-    const [told, late, read] = [await create(store), await create(store), await create(store)]
-    await pass(1200)
-    await store.touchSessions([{ id: told.id, ageMs: 400 }])
-    await store.touchSessions([{ id: late.id, ageMs: 100 }])
-    t.ok(await live(store, told.id), 'active 200 ms before the deadline')
-    t.ok(await live(store, read.id, { ...look, pendingAgeMs: 400 }), 'the same, told with the read')
-    const { found } = await store.getSession(late.id, use)
-    t.match(found, { state: 'ended', reason: 'idle', justEnded: { session: { id: late.id }, reason: 'idle' } })
-  })
+  promise(
+    `${name}: activity before the deadline counts however late it is told, activity after it does not`,
+    async t => {
+      const { store, pass } = await open(t, { idleTimeout: 1, absoluteTimeout: 60 })
+      const [told, late, read] = [await create(store), await create(store), await create(store)]
+      await pass(1200)
+      await store.touchSessions([{ id: told.id, ageMs: 400 }])
+      await store.touchSessions([{ id: late.id, ageMs: 100 }])
+      t.ok(await live(store, told.id), 'active 200 ms before the deadline')
+      t.ok(await live(store, read.id, { ...look, pendingAgeMs: 400 }), 'the same, told with the read')
+      const { found } = await store.getSession(late.id, use)
+      t.match(found, { state: 'ended', reason: 'idle', justEnded: { session: { id: late.id }, reason: 'idle' } })
+    },
+  )
 
-  test(`${name}: no activity moves the absolute deadline`, async t => {
+  promise(`${name}: no activity moves the absolute deadline`, async t => {
     const { store, pass } = await open(t, { idleTimeout: 1, absoluteTimeout: 1 })
     const { id } = await create(store)
     await pass(700)
@@ -247,7 +260,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.match((await store.getSession(id, use)).found, { state: 'ended', reason: 'absolute' })
   })
 
-  test(`${name}: a session is ended by one of many, and it is remembered why`, async t => {
+  promise(`${name}: a session is ended by one of many, and it is remembered why`, async t => {
     const { store } = await open(t, minute)
     const session = await create(store)
     const ended = await Promise.all(Array.from({ length: 50 }, () => store.endSession(session.id, 'logout')))
@@ -258,7 +271,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.same((await store.getSession(session.id, use)).found, { state: 'ended', reason: 'logout', justEnded: null })
   })
 
-  test(`${name}: what is in flight does not revive a session that has ended`, async t => {
+  promise(`${name}: what is in flight does not revive a session that has ended`, async t => {
     const { store } = await open(t, minute)
     const { id } = await create(store)
     await store.endSession(id, 'admin')
@@ -267,7 +280,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.same(await sweepAll(store), [])
   })
 
-  test(`${name}: a sweep ends what is due, tells when the next is, and leaves the rest`, async t => {
+  promise(`${name}: a sweep ends what is due, tells when the next is, and leaves the rest`, async t => {
     const { store, pass } = await open(t, { idleTimeout: 1, absoluteTimeout: 60 })
     const [used, idle] = [await create(store), await create(store)]
     await pass(600)
@@ -282,7 +295,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.equal((await store.sweep(store.bucketOf(used.id))).nextInMs, null)
   })
 
-  test(`${name}: however a session ends, its refresh token is in the outbox, once`, async t => {
+  promise(`${name}: however a session ends, its refresh token is in the outbox, once`, async t => {
     const { store, pass } = await open(t, { idleTimeout: 1, absoluteTimeout: 60 })
     const [ended, swept, used, bare] = [await create(store), await create(store), await create(store), newSession()]
     await store.createSession(bare, { ...tokens, refresh: undefined })
@@ -300,7 +313,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.same(await claimAll(store), [], 'nobody else gets what is claimed')
   })
 
-  test(`${name}: an entry of the outbox is settled, or comes back when it is told to`, async t => {
+  promise(`${name}: an entry of the outbox is settled, or comes back when it is told to`, async t => {
     const { store, pass } = await open(t, minute)
     const [done, again] = [randomToken(), randomToken()]
     await store.queueRevocation(done, 'a', { reason: 'login_failed' })
@@ -314,7 +327,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.match(await claimAll(store), [{ id: again, token: 'b', attempts: 2, reason: 'login_failed' }])
   })
 
-  test(`${name}: a claim takes no more than it is asked to`, async t => {
+  promise(`${name}: a claim takes no more than it is asked to`, async t => {
     const { store } = await open(t, minute)
     const first = randomToken()
     const sameBucket = (tail: string) => first.slice(0, 4) + tail.slice(4)
@@ -325,7 +338,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.equal(visit.nextInMs, 0, 'the others are due')
   })
 
-  test(`${name}: sessions are found by index, oldest first, and gone ones are not`, async t => {
+  promise(`${name}: sessions are found by index, oldest first, and gone ones are not`, async t => {
     const { store, pass } = await open(t, minute)
     const sessions = [newSession(), newSession(), newSession()]
     for (const session of sessions) {
@@ -344,7 +357,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.same(await found('user-a'), ids.slice(2), 'removed')
   })
 
-  test(`${name}: a login that began before all sessions of its user were ended can tell`, async t => {
+  promise(`${name}: a login that began before all sessions of its user were ended can tell`, async t => {
     const { store, pass } = await open(t, minute)
     const started = async () => {
       const { id, transaction } = newTransaction()
@@ -364,7 +377,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.equal(await store.endedSince(['user-a'], before), 'backchannel_logout', 'the last time counts')
   })
 
-  test(`${name}: a logout token is spent by one of many, and forgotten when it would be refused anyway`, async t => {
+  promise(`${name}: a logout token is spent by one of many, and forgotten when it would be refused anyway`, async t => {
     const { store, pass } = await open(t, minute)
     t.equal(await store.isLogoutTokenSpent('token'), false)
     const spent = await Promise.all(Array.from({ length: 50 }, () => store.spendLogoutToken('token', 300)))
@@ -376,7 +389,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.equal(await store.isLogoutTokenSpent('token'), false)
   })
 
-  test(`${name}: ends and extensions are told to whoever listens`, async t => {
+  promise(`${name}: ends and extensions are told to whoever listens`, async t => {
     const { store, pass } = await open(t, { idleTimeout: 2, absoluteTimeout: 60 })
     const events: SessionEvent[] = []
     store.onSessionEvent(event => events.push(event))
@@ -392,7 +405,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     ])
   })
 
-  test(`${name}: one process at a time holds the refresh token, and what it saves is there for all`, async t => {
+  promise(`${name}: one process at a time holds the refresh token, and what it saves is there for all`, async t => {
     const { store } = await open(t, minute)
     const { id } = await create(store)
     const [first, second] = [wishOf('first'), wishOf('second')]
@@ -414,7 +427,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
   })
 
   // A holder is slow, its lease runs out, another refreshes; then the first one's answer comes in after all.
-  test(`${name}: a slow holder never overwrites newer tokens`, async t => {
+  promise(`${name}: a slow holder never overwrites newer tokens`, async t => {
     const { store } = await open(t, minute)
     const { id } = await create(store)
     await store.beginRefresh(id, wishOf('first'))
@@ -427,7 +440,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.match(now, { refreshToken: 'rt2', stored: { accessToken: { value: 'at2' } } })
   })
 
-  test(`${name}: tokens for a session that has ended meanwhile go to the outbox and revive nothing`, async t => {
+  promise(`${name}: tokens for a session that has ended meanwhile go to the outbox and revive nothing`, async t => {
     const { store } = await open(t, minute)
     const { id } = await create(store)
     await store.beginRefresh(id, wishOf('first'))
@@ -442,7 +455,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     ])
   })
 
-  test(`${name}: a holder that gives up leaves things as they were, or says that it is not sure`, async t => {
+  promise(`${name}: a holder that gives up leaves things as they were, or says that it is not sure`, async t => {
     const { store } = await open(t, minute)
     const { id } = await create(store)
     await store.beginRefresh(id, wishOf('first'))
@@ -461,7 +474,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
   })
 
   // A holder that dies cannot say so: its lease runs out, and a slow one may still come back.
-  test(`${name}: whoever takes over from a holder that went silent is told so, once`, async t => {
+  promise(`${name}: whoever takes over from a holder that went silent is told so, once`, async t => {
     const { store, lapse } = await open(t, minute)
     const { id } = await create(store)
     await store.beginRefresh(id, wishOf('first'))
@@ -472,22 +485,25 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.match(await store.beginRefresh(id, wishOf('third')), { state: 'granted', interrupted: true, mayReturn: false })
   })
 
-  test(`${name}: a refusal for one slot is remembered until a token comes, and keeps no other slot waiting`, async t => {
-    const { store } = await open(t, minute)
-    const { id } = await create(store)
-    const refusal = { code: 'forbidden', detail: 'why' } as const
-    await store.beginRefresh(id, wishOf('first'))
-    await store.abandonRefresh(id, 'first', { unsure: false, refused: { slot: wishOf('x').slot, refusal } })
-    t.same(await store.beginRefresh(id, wishOf('second')), { state: 'refused', refusal })
-    t.match(await store.beginRefresh(id, { ...wishOf('second'), slot: 'other' }), { state: 'granted' })
-    t.equal(await store.saveRefresh(id, 'second', 0, renewal), 'saved')
-    t.match(await store.beginRefresh(id, { ...wishOf('third'), version: 1 }), { state: 'granted' })
-    await store.endSession(id, 'admin')
-    await store.abandonRefresh(id, 'third', { unsure: false, refused: { slot: 'x', refusal } })
-    t.match((await store.getSession(id, use)).found, { state: 'ended' }, 'and revives nothing')
-  })
+  promise(
+    `${name}: a refusal for one slot is remembered until a token comes, and keeps no other slot waiting`,
+    async t => {
+      const { store } = await open(t, minute)
+      const { id } = await create(store)
+      const refusal = { code: 'forbidden', detail: 'why' } as const
+      await store.beginRefresh(id, wishOf('first'))
+      await store.abandonRefresh(id, 'first', { unsure: false, refused: { slot: wishOf('x').slot, refusal } })
+      t.same(await store.beginRefresh(id, wishOf('second')), { state: 'refused', refusal })
+      t.match(await store.beginRefresh(id, { ...wishOf('second'), slot: 'other' }), { state: 'granted' })
+      t.equal(await store.saveRefresh(id, 'second', 0, renewal), 'saved')
+      t.match(await store.beginRefresh(id, { ...wishOf('third'), version: 1 }), { state: 'granted' })
+      await store.endSession(id, 'admin')
+      await store.abandonRefresh(id, 'third', { unsure: false, refused: { slot: 'x', refusal } })
+      t.match((await store.getSession(id, use)).found, { state: 'ended' }, 'and revives nothing')
+    },
+  )
 
-  test(`${name}: what is demanded beyond a scope is refused and forced apart from the scope itself`, async t => {
+  promise(`${name}: what is demanded beyond a scope is refused and forced apart from the scope itself`, async t => {
     const { store } = await open(t, minute)
     const { id } = await create(store)
     const refusal = { code: 'step_up_required', detail: 'why', challenge } as const
@@ -503,7 +519,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.same(await store.beginRefresh(id, { ...demanding, slot: 'other', version: 1 }), { state: 'cooldown' })
   })
 
-  test(`${name}: a session ends by the deadline that it took over`, async t => {
+  promise(`${name}: a session ends by the deadline that it took over`, async t => {
     const { store, pass } = await open(t, minute)
     const short = newSession()
     await store.createSession(short, tokens, 1000)
@@ -520,7 +536,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.match((await store.getSession(long.id, look)).found, { state: 'live' })
   })
 
-  test(`${name}: a step-up is taken once, and counted`, async t => {
+  promise(`${name}: a step-up is taken once, and counted`, async t => {
     const { store } = await open(t, minute)
     const [id, counter] = [randomToken(), randomToken()]
     const stepUp = { challenge, lineage: 'first', identity: { ...identity, authTime: 7 }, loginHint: 'alice' }
@@ -538,7 +554,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.equal(await store.countStepUp(counter, 0), 3)
   })
 
-  test(`${name}: a token may be queued to be revoked later`, async t => {
+  promise(`${name}: a token may be queued to be revoked later`, async t => {
     const { store, pass } = await open(t, minute)
     const id = randomToken()
     await store.queueRevocation(id, 'later', { reason: 'superseded', dueInMs: 500 })
@@ -547,7 +563,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.match(await claimAll(store), [{ id, token: 'later', reason: 'superseded' }])
   })
 
-  test(`${name}: a forced refresh is granted once in a while`, async t => {
+  promise(`${name}: a forced refresh is granted once in a while`, async t => {
     const { store } = await open(t, minute)
     const { id } = await create(store)
     const forced = { ...wishOf('first'), forced: true }
@@ -557,7 +573,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.match(await store.beginRefresh(id, { ...wishOf('first'), version: 1 }), { state: 'granted' }, 'others go on')
   })
 
-  test(`${name}: a forced refresh that was granted may be asked for again by its holder`, async t => {
+  promise(`${name}: a forced refresh that was granted may be asked for again by its holder`, async t => {
     const { store } = await open(t, minute)
     const { id } = await create(store)
     await store.beginRefresh(id, wishOf('first'))
@@ -567,7 +583,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.match(await store.beginRefresh(id, forced), { state: 'granted' }, 'after a while for the first to come back')
   })
 
-  test(`${name}: a refresh that brought no access token leaves the slot as it was`, async t => {
+  promise(`${name}: a refresh that brought no access token leaves the slot as it was`, async t => {
     const { store } = await open(t, minute)
     const { id } = await create(store)
     await store.beginRefresh(id, wishOf('first'))
@@ -578,7 +594,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.match((await live(store, id))?.accessToken, { value: 'at' }, 'also where there was a token')
   })
 
-  test(`${name}: a refresh neither slides the idle deadline nor moves the absolute one`, async t => {
+  promise(`${name}: a refresh neither slides the idle deadline nor moves the absolute one`, async t => {
     const { store, pass } = await open(t, { idleTimeout: 2, absoluteTimeout: 3 })
     const { id } = await create(store)
     await pass(1000)
@@ -589,7 +605,7 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     t.ok(stored && stored.idleExpiresInMs <= 1000 && stored.absoluteExpiresInMs <= 2000)
   })
 
-  test(`${name}: what a caller does to a record does not reach the store`, async t => {
+  promise(`${name}: what a caller does to a record does not reach the store`, async t => {
     const { store } = await open(t, minute)
     const { session } = openSession({ ...identity, claims: { name: 'before' } }, client, 0)
     await store.createSession(session, tokens)
