@@ -1,0 +1,23 @@
+import { readFileSync } from 'node:fs'
+import type { Redis } from 'ioredis'
+
+/** The rules of the README for the gateway's user, and those that a cluster needs beside them. */
+export function aclOfReadme(): { line: string; forCluster: string } {
+  const [, line = '', forCluster = ''] =
+    /```acl\n(user [^\n]+)\n```[^`]*```acl\n([^\n]+)\n```/.exec(readFileSync('README.md', 'utf8')) ?? []
+  if (line === '') throw new Error('the README has no rules for the user of Redis')
+  return { line, forCluster }
+}
+
+/** The line with a password of the test's own. */
+export const withPassword = (line: string, password: string) => line.replace(/>\S+/, `>${password}`)
+
+/** Makes the README's user on a server that is running. */
+export async function permit(client: Redis, password: string, cluster: boolean): Promise<void> {
+  const { line, forCluster } = aclOfReadme()
+  const [, name = '', ...rules] = withPassword(line, password).split(' ')
+  await client.call('ACL', 'SETUSER', name, ...rules, ...(cluster ? forCluster.split(' ') : []))
+}
+
+/** The commands that rules permit, subcommands as `client|info`. */
+export const commandsOf = (rules: string) => [...rules.matchAll(/ \+([\w|-]+)/g)].map(([, name = '']) => name)
