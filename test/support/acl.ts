@@ -21,3 +21,19 @@ export async function permit(client: Redis, password: string, cluster: boolean):
 
 /** The commands that rules permit, subcommands as `client|info`. */
 export const commandsOf = (rules: string) => [...rules.matchAll(/ \+([\w|-]+)/g)].map(([, name = '']) => name)
+
+/** What a server has refused to its users since its log of that was reset. */
+export async function denials(client: Redis): Promise<{ reason: string; object: string }[]> {
+  const entries = (await client.call('ACL', 'LOG', '1000')) as (string[] | Record<string, string>)[]
+  return entries.map(entry => {
+    const words = Array.isArray(entry) ? entry : Object.entries(entry).flat()
+    const of = (name: string) => String(words[words.indexOf(name) + 1])
+    return { reason: of('reason'), object: of('object') }
+  })
+}
+
+/** How often a server was asked for a command. */
+export async function callsOf(client: Redis, command: string): Promise<number> {
+  const stats = await client.info('commandstats')
+  return Number(new RegExp(`^cmdstat_${command}:calls=(\\d+)`, 'm').exec(stats)?.[1] ?? 0)
+}

@@ -98,8 +98,8 @@ export async function startPair(t: Test, env: Record<string, string>) {
     keepAsking,
     /** Audit events of both gateways. */
     events: (name: string) => gateways.flatMap(gateway => gateway.events(name)),
-    /** How often each gateway told that a link was broken. */
-    linkErrors: () => gateways.map(({ log }) => log.filter(line => line.includes('link to Redis')).length),
+    /** Where each gateway told that a link was broken. */
+    linkErrors: () => gateways.map(({ log }) => log.filter(line => line.includes('link to Redis'))),
     text: () => gateways.map(({ log }) => log.join('')).join(''),
   }
 }
