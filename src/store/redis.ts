@@ -139,7 +139,7 @@ export function createRedisStore(options: RedisStoreOptions): Store {
     },
     async close() {
       ends.stop()
-      client.disconnect()
+      commands.close()
       subscriber.disconnect()
     },
   }

@@ -748,3 +748,83 @@ test('redis: a server that is gone, paused or read-only is no answer, and comes 
   await server.restart()
   await t.resolves(comesBack(store), 'back after a restart')
 })
+
+// A replica that becomes the master may lack the last writes: a session that somebody signed out of would be back, for
+// whoever had copied its cookie.
+test('redis: a session that a failover brings back is ended again, by all who heard of its end', async t => {
+  const server = await startRedis()
+  const stores = [await redisStore(server, minute), await redisStore(server, minute)] as const
+  t.teardown(async () => {
+    await Promise.all(stores.map(store => store.close()))
+    await server.stop()
+  })
+  const { id } = await create(stores[0])
+  const listening = async () => Number((await server.client.pubsub('NUMSUB', 'test:events'))[1]) === 2
+  while (!(await listening())) await sleep(10)
+  const name = (await server.keys()).find(key => key.includes(':session:')) ?? ''
+  const record = await server.client.dumpBuffer(name)
+  await stores[0].endSession(id, 'logout')
+  await sleep(50)
+  // Whoever ended it is gone, too: the other one only heard of it.
+  await stores[0].close()
+  await server.client.restore(name, 60_000, record)
+  t.ok(await live(stores[1], id), 'it is back')
+  await server.client.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
+  const isGone = async () => (await server.client.exists(name)) === 0
+  for (let tries = 0; tries < 500 && !(await isGone()); tries += 1) await sleep(10)
+  t.ok(await isGone(), 'and gone again')
+  await comesBack(stores[1])
+  t.same((await claimAll(stores[1])).length, 1, 'its token is revoked once')
+})
+
+// A replica, or a master that was replaced and cut off, has not heard of the sessions that were opened since.
+test('redis: a server that may not write does not tell of a session that it never was', async t => {
+  const server = await startRedis()
+  const store = await redisStore(server, minute)
+  t.teardown(async () => {
+    await store.close()
+    await server.stop()
+  })
+  await server.client.replicaof('127.0.0.1', 1)
+  await t.rejects(store.getSession(newSession().id, look), StoreUnavailable)
+  await server.client.replicaof('NO', 'ONE')
+  await comesBack(store)
+  await server.client.config('SET', 'min-replicas-to-write', '1')
+  await t.rejects(store.getSession(newSession().id, look), StoreUnavailable, 'nor one that lost its replicas')
+})
+
+// While a slot moves its keys lie on either of two nodes: half of what a script needs would be out of its reach.
+test('cluster: while a slot moves nothing is done by halves, and nothing is said of its sessions', async t => {
+  const moving = await startCluster()
+  const prefix = 'moving:'
+  const nodes = moving.nodes.map(({ port }) => ({ host: '127.0.0.1', port }))
+  const store = await storeAt({ url: new URL('redis://cluster'), cluster: nodes }, prefix, minute)
+  t.teardown(async () => {
+    await store.close()
+    await moving.stop()
+  })
+  const ids = Array.from({ length: 40 }, () => `AAAA${randomToken().slice(4)}`)
+  for (const id of ids) await store.createSession({ ...newSession(), id }, tokens)
+  const bucket = store.bucketOf(ids[0] ?? '')
+  const [key = ''] = await moving.keys()
+  const slot = await moving.slotOf(key)
+  const from = await moving.masterOf(key)
+  const to = (await moving.masters()).find(node => node !== from) as TestRedis
+  await moving.moveSlot(slot, to, async () => {
+    const outcomes = await Promise.allSettled([
+      ...ids.map(id => store.getSession(id, use)),
+      ...ids.slice(0, 5).map(id => store.endSession(id, 'logout')),
+      store.sweep(bucket),
+      store.claimRevocations(bucket, 10),
+      store.createSession({ ...newSession(), id: `AAAA${randomToken().slice(4)}` }, tokens),
+    ])
+    for (const outcome of outcomes) {
+      t.equal(outcome.status, 'rejected')
+      t.ok(outcome.status === 'rejected' && outcome.reason instanceof StoreUnavailable)
+    }
+  })
+  await comesBack(store)
+  for (const id of ids) t.ok(await live(store, id, use), 'all are there')
+  t.ok(await store.endSession(ids[0] ?? '', 'logout'))
+  t.equal((await store.claimRevocations(bucket, 10)).found.length, 1)
+})

@@ -67,7 +67,7 @@ export async function startCluster(): Promise<TestCluster> {
       for (const node of await cluster.masters()) {
         // WAIT is about the offset of this client's last write.
         await node.client.publish('any', '')
-        await node.client.wait(1, 5000)
+        await node.client.wait(1, 2000)
       }
     },
     async moveSlot(slot, to, during) {

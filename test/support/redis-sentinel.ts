@@ -49,6 +49,11 @@ export async function startSentinels(password: string): Promise<TestSentinels> {
       return /"num-slaves"[,:]"2"/.test(text) && /"num-other-sentinels"[,:]"2"/.test(text)
     })
   }
+  const caughtUp = async () =>
+    (await Promise.all(others.map(({ client }) => client.info('replication')))).every(about =>
+      about.includes('master_link_status:up'),
+    )
+  if (!(await eventually(caughtUp, 30_000))) throw new Error('the replicas do not catch up')
   if (!(await eventually(complete, 30_000))) throw new Error('the sentinels do not find each other')
   return {
     nodes,
@@ -59,7 +64,7 @@ export async function startSentinels(password: string): Promise<TestSentinels> {
     async replicated() {
       const { client } = await master()
       await client.publish('any', '')
-      await client.wait(2, 5000)
+      await client.wait(2, 2000)
     },
     async stop() {
       for (const { client } of sentinels) client.disconnect()

@@ -91,7 +91,6 @@ export function openCluster(address: RedisAddress, nodes: readonly Endpoint[]): 
   const cluster = new Cluster([...nodes], {
     redisOptions: common(address),
     retryDelayOnFailover: 0,
-    slotsRefreshInterval: lookForMastersMs,
     slotsRefreshTimeout: commandTimeoutMs / 2,
     clusterRetryStrategy: restMs,
     // Names stay names: certificates are for them.
@@ -104,5 +103,9 @@ export function openCluster(address: RedisAddress, nodes: readonly Endpoint[]): 
     command.reject(new Error('the cluster is not ready'))
     return command.promise
   }
+  // ioredis's own timer may outlive the cluster.
+  const looking = setInterval(() => cluster.status === 'ready' && cluster.refreshSlotsCache(), lookForMastersMs)
+  looking.unref()
+  cluster.once('end', () => clearInterval(looking))
   return cluster
 }

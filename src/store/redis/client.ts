@@ -28,7 +28,7 @@ type Scripts = Record<
 >
 
 /** What the store asks of ioredis, with the gateway's scripts as commands; those named `…Buffer` answer with buffers. */
-export type RedisClient = Pick<Redis, 'get' | 'set' | 'exists' | 'zrem' | 'zrange' | 'ping' | 'disconnect'> & Scripts
+export type RedisClient = Pick<Redis, 'get' | 'set' | 'exists' | 'zrem' | 'zrange' | 'ping'> & Scripts
 
 /** What becomes of the links to Redis. */
 export interface LinkListener {
@@ -46,6 +46,7 @@ export interface RedisCommands {
   cluster: Cluster | null
   /** What each master says of itself in a section of INFO. */
   info(section: string): Promise<string[]>
+  close(): void
 }
 
 /**
@@ -73,6 +74,7 @@ export function createRedisCommands(
       client: cluster as unknown as RedisClient,
       cluster,
       info: section => Promise.all(cluster.nodes('master').map(node => node.info(section))),
+      close: () => cluster.disconnect(),
     }
   }
 
@@ -90,9 +92,22 @@ export function createRedisCommands(
     links += 1
     if (links > 1) listener.onAnotherServer()
   })
+  // Word from a sentinel that comes while the next link is being made ends ioredis's attempts for good.
+  let closed = false
+  client.on('end', () => {
+    if (!closed) setTimeout(() => closed || client.connect().catch(() => {}), restMs(1))
+  })
   define(client, scripts.ofKeys, 1)
   define(client, scripts.ofBuckets, 1)
-  return { client: client as Redis & Scripts, cluster: null, info: async section => [await client.info(section)] }
+  return {
+    client: client as Redis & Scripts,
+    cluster: null,
+    info: async section => [await client.info(section)],
+    close() {
+      closed = true
+      client.disconnect()
+    },
+  }
 }
 
 /** How a node is called in a cluster. */
