@@ -3,8 +3,8 @@ import type { Redis } from 'ioredis'
 
 /** The rules of the README for the gateway's user, and those that a cluster needs beside them. */
 export function aclOfReadme(): { line: string; forCluster: string } {
-  const [, line = '', forCluster = ''] =
-    /```acl\n(user [^\n]+)\n```[^`]*```acl\n([^\n]+)\n```/.exec(readFileSync('README.md', 'utf8')) ?? []
+  const blocks = readFileSync('README.md', 'utf8').matchAll(/```acl\n(.+)\n```/g)
+  const [line = '', forCluster = ''] = [...blocks].map(([, block = '']) => block)
   if (line === '') throw new Error('the README has no rules for the user of Redis')
   return { line, forCluster }
 }
