@@ -78,7 +78,14 @@ export function createRedisStore(options: RedisStoreOptions): Store {
     listener,
     random: Math.random,
   })
-  const ends = createEnds({ end: async (id, reason) => void (await sessions.endSession(id, reason)), elapsed })
+  const ends = createEnds({
+    async end(id, reason) {
+      // Where grants are shared, the token of a replaced session must not be revoked before its successor is over.
+      const revokeInMs = reason === 'replaced' ? lifetimes.absoluteTimeout * 1000 : 0
+      await sessions.endSession(id, reason, revokeInMs)
+    },
+    elapsed,
+  })
 
   const putOnce = async (type: RecordType, id: string, text: string, lifetime: number) => {
     await answered(client.set(keys.once(type, id), seal.seal(type, id, text), 'EX', lifetime))

@@ -10,7 +10,7 @@ import { startSentinels } from '../support/redis-sentinel.ts'
 import { eventually } from '../support/stage.ts'
 
 // Most of the time here is spent waiting for Redis to find that a master is gone.
-tap.jobs = 2
+tap.jobs = 3
 const parallel = { buffered: true }
 
 const canary = 'canary/p@ss:word%1'
