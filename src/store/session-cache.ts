@@ -14,8 +14,11 @@ export interface SessionCache {
   fresh(id: string, use: { slot?: string; active: boolean }): StoredSession | null
   /** The version whose session and token of a slot are here, which the store need not send again; null when none is. */
   versionOf(id: string, slot: string | undefined): number | null
-  /** Keeps what the store said, asked at that instant, unless something has happened since: word may overtake an answer. */
-  keep(id: string, slot: string | undefined, stored: StoredSession, askedAt: number): void
+  /**
+   * Keeps what the store said in so many bytes, asked at that instant, unless something has happened since: word may
+   * overtake an answer.
+   */
+  keep(id: string, slot: string | undefined, stored: StoredSession, told: { askedAt: number; bytes: number }): void
   /** Renews what {@link versionOf} told of; null when it is gone meanwhile. */
   confirm(id: string, slot: string | undefined, confirmation: Confirmation): StoredSession | null
   /** Something has happened to the session, or is about to: the store must be asked. */
@@ -41,33 +44,34 @@ export interface SessionCacheOptions {
 /** Ended sessions are refused everywhere within a second. */
 export const confirmedForMs = 900
 /** Enough for the sessions that are busy in one process at a time; about 100 MB with tokens of 4 KB. */
-const [mostEntries, mostCharacters] = [20_000, 32_000_000]
+const [mostEntries, mostBytes] = [20_000, 32_000_000]
 
 interface Entry extends Confirmation {
   session: StoredSession['session']
   /** By slot. */
   tokens: Map<string, AccessToken | null>
-  characters: number
+  /** As the store told it. */
+  bytes: number
 }
 
 export function createSessionCache({ elapsed, idleTimeoutMs, touchIntervalMs }: SessionCacheOptions): SessionCache {
   /** The longest unused first. */
   const entries = new Map<string, Entry>()
-  let characters = 0
+  let bytes = 0
   /** When something last happened to a session, the longest ago first: as long as it matters to answers on their way. */
   const happened = new Map<string, number>()
 
   const remove = (id: string) => {
-    characters -= entries.get(id)?.characters ?? 0
+    bytes -= entries.get(id)?.bytes ?? 0
     entries.delete(id)
   }
 
   const put = (id: string, entry: Entry) => {
     remove(id)
     entries.set(id, entry)
-    characters += entry.characters
+    bytes += entry.bytes
     for (const oldest of entries.keys()) {
-      if (entries.size <= mostEntries && characters <= mostCharacters) break
+      if (entries.size <= mostEntries && bytes <= mostBytes) break
       remove(oldest)
     }
   }
@@ -102,17 +106,19 @@ export function createSessionCache({ elapsed, idleTimeoutMs, touchIntervalMs }: 
       return entry !== undefined && has(entry, slot) ? entry.version : null
     },
 
-    keep(id, slot, found, askedAt) {
+    keep(id, slot, found, { askedAt, bytes }) {
       if (elapsed() - askedAt >= confirmedForMs || (happened.get(id) ?? -1) >= askedAt) return
-      const known = entries.get(id)
-      const tokens = known?.version === found.version ? known.tokens : new Map<string, AccessToken | null>()
+      const entry = entries.get(id)
+      const known = entry?.version === found.version ? entry : undefined
+      const tokens = known?.tokens ?? new Map<string, AccessToken | null>()
+      const isNews = known === undefined || (slot !== undefined && !tokens.has(slot))
       if (slot !== undefined) tokens.set(slot, found.accessToken)
       // Many requests get the same object.
       freeze(found.session)
       freeze(found.accessToken)
       const { session, version, idleExpiresInMs, absoluteExpiresInMs } = found
-      const size = JSON.stringify([session, [...tokens]]).length
-      put(id, { session, tokens, version, idleExpiresInMs, absoluteExpiresInMs, askedAt, characters: size })
+      const size = (known?.bytes ?? 0) + (isNews ? bytes : 0)
+      put(id, { session, tokens, version, idleExpiresInMs, absoluteExpiresInMs, askedAt, bytes: size })
     },
 
     confirm(id, slot, confirmation) {

@@ -64,6 +64,7 @@ export function createRedisCommands(
     cluster.on('ready', () => listener.onReady('cluster'))
     cluster.on('node error', (error, name) => listener.onError(name, error))
     cluster.on('+node', (node: Redis) => {
+      writeTogether(node)
       node.on('ready', () => listener.onReady(nameOf(node)))
     })
     watchMasters(cluster, listener)
@@ -85,6 +86,7 @@ export function createRedisCommands(
     // After a failover the name may stand for another server by now (the first word of a refusal is its code).
     reconnectOnError: error => /^READONLY\b/.test(error.message),
   })
+  writeTogether(client)
   client.on('error', error => listener.onError('server', error))
   let links = 0
   client.on('ready', () => {
@@ -115,6 +117,22 @@ export const nameOf = ({ options }: Redis) => `${options.host}:${options.port}`
 
 function define(client: Redis | Cluster, scripts: Record<string, string>, numberOfKeys: number): void {
   for (const [name, lua] of Object.entries(scripts)) client.defineCommand(name, { lua, numberOfKeys })
+}
+
+/**
+ * What many requests ask in one turn of the event loop goes out in one write, which is what a command costs most. Each
+ * command stays one of its own, with its own answer, error and time limit.
+ */
+function writeTogether(link: Redis): void {
+  const send = link.sendCommand.bind(link)
+  link.sendCommand = (command, ...rest) => {
+    const { stream } = link
+    if (stream?.writableCorked === 0) {
+      stream.cork()
+      setImmediate(() => stream.uncork())
+    }
+    return send(command, ...rest)
+  }
 }
 
 /**

@@ -127,7 +127,7 @@ export function createRedisSessions(options: RedisSessionsOptions) {
         return { found: again.found, touched: touched || again.touched }
       }
       const found = reply && lookup(id, slot, reply)
-      if (found?.state === 'live') cache.keep(id, slot, found.stored, askedAt)
+      if (found?.state === 'live') cache.keep(id, slot, found.stored, { askedAt, bytes: bytesOf(reply) })
       else cache.forget(id)
       return { found, touched }
     },
@@ -181,6 +181,11 @@ export function createRedisSessions(options: RedisSessionsOptions) {
   }
 
   return { ...store, peek, openLive }
+}
+
+function bytesOf(reply: LiveReply | EndedReply | null): number {
+  const [, session, access] = reply ?? []
+  return (session?.length ?? 0) + (access?.length ?? 0)
 }
 
 /** An access token is sealed for its place in one session, so that no upstream's token opens as another's. */
