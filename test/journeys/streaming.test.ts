@@ -118,6 +118,28 @@ test('a client that leaves takes its request to the upstream along', async t => 
   )
 })
 
+// Requests in a row on one connection: Node tells nothing to a response whose turn has not come when the connection ends.
+test('a client that leaves takes those requests along, too, whose answers were not yet due', async t => {
+  const gone: string[] = []
+  api.early = (message, response) => {
+    response.on('close', () => gone.push(message.url ?? ''))
+    if (message.url !== '/stream') return
+    response.writeHead(200, { 'content-type': 'text/event-stream' })
+    response.write(': open\n\n')
+  }
+  const [slow, stream] = ['/slow', '/stream'].map(path => requestHead(`GET /api${path}`, session))
+  const row = openConnection(gateway.port, `${slow}${stream}`)
+  t.ok(await eventually(() => api.requests.length === 2))
+  await pause(100)
+  t.same(gone, [])
+  row.socket.destroy()
+  t.ok(await eventually(() => gone.length === 2), `${gone}`)
+  // None of them counts as under way any more.
+  api.early = (_message, response) => void response.end('{}')
+  const many = Array.from({ length: 128 }, () => browser.api('/api/x'))
+  for (const { status } of await Promise.all(many)) if (status !== 200) t.fail(`${status}`)
+})
+
 // An API that refuses an upload by its headers does not wait for the end of it.
 test('an answer that comes before the request has been sent arrives', async t => {
   let upload: IncomingMessage | undefined

@@ -19,6 +19,8 @@ export interface Connections {
 export function watchConnections(server: Server): Connections {
   const sockets = new Set<Duplex>()
   const responses = new WeakMap<Duplex, ServerResponse>()
+  /** Those that were begun before the ones ahead of them had been sent, by connection. */
+  const queued = new WeakMap<Duplex, Set<ServerResponse>>()
   let closing = false
 
   const closeAfterAnswer = (socket: Duplex) => {
@@ -31,9 +33,19 @@ export function watchConnections(server: Server): Connections {
   server.on('connection', (socket: Duplex) => {
     if (closing) return void socket.destroy()
     sockets.add(socket)
-    socket.once('close', () => sockets.delete(socket))
+    socket.once('close', () => {
+      sockets.delete(socket)
+      for (const response of queued.get(socket) ?? []) if (response.socket === null) close(response)
+    })
   })
-  const begin = ({ socket }: IncomingMessage, response: ServerResponse) => void responses.set(socket, response)
+  const begin = ({ socket }: IncomingMessage, response: ServerResponse) => {
+    const before = responses.get(socket)
+    responses.set(socket, response)
+    if (before === undefined || before.writableFinished) return
+    const queue = queued.get(socket) ?? new Set()
+    queued.set(socket, queue.add(response))
+    response.once('close', () => queue.delete(response))
+  }
   server.prependListener('request', begin)
   server.prependListener('checkExpectation', begin)
 
@@ -45,4 +57,13 @@ export function watchConnections(server: Server): Connections {
       for (const socket of sockets) closeAfterAnswer(socket)
     },
   }
+}
+
+/**
+ * A response whose turn never comes, since its connection has ended, is told nothing of that by Node: whatever goes on for it
+ * would go on for ever.
+ */
+function close(response: ServerResponse): void {
+  response.destroy()
+  response.emit('close')
 }
