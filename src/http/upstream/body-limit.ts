@@ -17,7 +17,7 @@ export function checkBody({ method, headers }: FastifyRequest, most: number): vo
 }
 
 /** The body of a request whose length is not announced, which fails when it turns out to be too large. */
-export function limitedBody(body: NodeJS.ReadableStream, most: number): NodeJS.ReadableStream {
+export function limitedBody(body: NodeJS.ReadableStream, most: number): Transform {
   let length = 0
   const counted = new Transform({
     transform(chunk: Buffer, _encoding, done) {

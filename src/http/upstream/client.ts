@@ -6,8 +6,8 @@ import { unusable } from './faults.ts'
 /** The connections to one upstream. */
 export interface UpstreamClient {
   /**
-   * A client that leaves before its answer is complete takes the request along. A GET or HEAD is sent once more, on a
-   * connection of its own, when the first one ended without a byte in answer; nothing else ever is. Errors, of the
+   * A client that leaves before its answer is complete takes the request along. One that is repeatable is sent once more, on
+   * a connection of its own, when the first one ended without a byte in answer; nothing else ever is. Errors, of the
    * answer's body too, are {@link GatewayError}s.
    */
   request(request: UpstreamRequest, done: Done<GatewayError>): void
@@ -42,7 +42,7 @@ export function createUpstreamClient({ origin, timeoutMs, ca }: UpstreamClientOp
     request(request, done) {
       exchange(kept, request, { timeoutMs, reset: false }, (failure, answer) => {
         if (failure === null) return done(null, answer)
-        if (!failure.unheard || !isSafe(request)) return done(unusable(failure.error))
+        if (!failure.unheard || !request.repeatable) return done(unusable(failure.error))
         exchange(fresh, request, { timeoutMs, reset: true }, (again, answer) =>
           done(again === null ? null : unusable(again.error), answer),
         )
@@ -53,9 +53,4 @@ export function createUpstreamClient({ origin, timeoutMs, ca }: UpstreamClientOp
       void fresh.destroy()
     },
   }
-}
-
-/** What an upstream may be asked twice, since it asks for nothing to be done (RFC 9110 §9.2.2). */
-function isSafe({ method, body }: UpstreamRequest): boolean {
-  return (method === 'GET' || method === 'HEAD') && body === null
 }

@@ -20,13 +20,19 @@ export function createDelivery({ sessionWatch, cors }: { sessionWatch: SessionWa
     else sendStream(request, reply, answer, answer.body)
   }
 
-  /** By Node alone: the framework's way, made for any payload and any hook, takes as long again. */
+  /**
+   * By Node alone: the framework's way, made for any payload and any hook, takes as long again. So no `onSend` hook sees
+   * these answers, and what one would do has to be done here.
+   */
   function sendWhole(request: FastifyRequest, reply: FastifyReply, { statusCode, told }: Answer, body: Buffer): void {
     const response = reply.raw
     if (response.destroyed) return void reply.hijack()
-    if (!isBodiless(request.method, statusCode)) told['content-length'] ??= String(body.length)
+    // A 204 must not have one (RFC 9110 §8.6).
+    if (statusCode === 204) delete told['content-length']
+    else if (!isBodiless(request.method, statusCode)) told['content-length'] ??= String(body.length)
     response.writeHead(statusCode, cors.complete(told, request.headers.origin))
     reply.hijack()
+    // As text it goes out in one piece with the head; these are the bytes, one by one.
     response.end(body.toString('latin1'), 'latin1')
   }
 

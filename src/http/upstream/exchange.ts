@@ -10,6 +10,8 @@ export interface UpstreamRequest {
   target: string
   headers: IncomingHttpHeaders
   body: Readable | null
+  /** Whether it may be sent again when nobody knows what has become of it. */
+  repeatable: boolean
   /** Where the answer goes. */
   client: ServerResponse
 }
@@ -42,9 +44,9 @@ const nothing = Buffer.alloc(0)
 
 /**
  * Sends a request once. A client that leaves before its answer is complete takes the request along. Errors of the answer's
- * body are {@link GatewayError}s.
+ * body say already what they are to the client.
  *
- * @param timeoutMs for each standstill of an answer that is no event stream
+ * @param timeoutMs from an interim answer to the answer, and for each standstill of one that is no event stream
  * @param reset whether the connection ends with the answer
  */
 export function exchange(
@@ -87,8 +89,9 @@ export function exchange(
     const opened: UpstreamBody = new Readable({
       read() {
         if (!controller?.paused) return
-        controller.resume()
         watch()
+        // What is there already comes at once, and may well be too much again.
+        controller.resume()
       },
       destroy(error, destroyed) {
         // Nobody wants the rest.

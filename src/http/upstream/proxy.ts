@@ -15,8 +15,10 @@ import { checkBody, limitedBody } from './body-limit.ts'
 import { createUpstreamClient } from './client.ts'
 import { createDelivery } from './delivery.ts'
 import { createRequestHeaders, responseHeaders } from './headers.ts'
-import { createUpstreamProofs, type SendOptions } from './proof.ts'
+import { createUpstreamProofs } from './proof.ts'
 import { basePath } from './redirects.ts'
+import { isRepeatable, setAside } from './repeatable.ts'
+import type { Sending } from './sending.ts'
 import type { WebSockets } from './websockets.ts'
 
 /** One upstream. */
@@ -106,8 +108,8 @@ function registerUpstream(
     return rest.startsWith('/') ? base + rest : `${base || '/'}${rest}`
   }
 
-  const plain: SendOptions = {
-    rewriteRequestHeaders(request, headers) {
+  const plain: Sending = {
+    requestHeaders(request, headers) {
       const { accessToken, claims } = admissionOf(request)
       return requestHeaders(headers, {
         authorization: accessToken === null ? undefined : `Bearer ${accessToken}`,
@@ -115,43 +117,41 @@ function registerUpstream(
         claims,
       })
     },
-    rewriteHeaders: headers => Object.assign(responseHeaders(headers), upstream.answerHeaders),
-    onResponse: answers.receive,
+    toldHeaders: headers => Object.assign(responseHeaders(headers), upstream.answerHeaders),
+    receive: answers.receive,
   }
 
   /** By the session, not by configuration: a bound token never goes out as if it were none. */
-  const sendOptions = (
-    request: FastifyRequest,
-    destination: string,
-    send: (options: SendOptions) => unknown,
-  ): SendOptions => {
+  const sendingFor = (request: FastifyRequest, destination: string, send: (sending: Sending) => unknown): Sending => {
     const key = admissionOf(request).stored?.session.dpopKey
     const accessToken = () => admissionOf(request).accessToken ?? ''
     return key === undefined ? plain : proofs.bind(plain, { key, destination, accessToken, send })
   }
 
-  const sendRequest = (request: FastifyRequest, reply: FastifyReply, target: string, options: SendOptions) => {
-    const headers = options.rewriteRequestHeaders(request, request.headers)
+  const sendRequest = (request: FastifyRequest, reply: FastifyReply, target: string, sending: Sending) => {
+    const headers = sending.requestHeaders(request, request.headers)
     const body = (request.body as Readable | undefined) ?? null
-    client.request({ method: request.method, target, headers, body, client: reply.raw }, (failure, answer) => {
+    const repeatable = isRepeatable(request)
+    const sent = { method: request.method, target, headers, body, repeatable, client: reply.raw }
+    client.request(sent, (failure, answer) => {
       if (answer === undefined) return void reply.send(failure)
-      const told = options.rewriteHeaders(answer.headers, request)
-      options.onResponse(request, reply, { ...answer, told })
+      try {
+        const told = sending.toldHeaders(answer.headers, request)
+        sending.receive(request, reply, { ...answer, told })
+      } catch (error) {
+        setAside(answer)
+        reply.send(error)
+      }
     })
   }
 
-  const joinWebSocket = async (
-    request: FastifyRequest,
-    reply: FastifyReply,
-    upgrade: Upgrade,
-    options: SendOptions,
-  ) => {
-    const headers = options.rewriteRequestHeaders(request, request.headers)
+  const joinWebSocket = async (request: FastifyRequest, reply: FastifyReply, upgrade: Upgrade, sending: Sending) => {
+    const headers = sending.requestHeaders(request, request.headers)
     const handshake = { origin: url.origin, target: targetOf(request), headers, timeoutMs, ca, maxMessage: maxBody }
     const dialled = await deps.webSockets.dial(request, upgrade, handshake)
     if ('refusal' in dialled) {
       const { refusal } = dialled
-      return options.onResponse(request, reply, { ...refusal, told: options.rewriteHeaders(refusal.headers, request) })
+      return sending.receive(request, reply, { ...refusal, told: sending.toldHeaders(refusal.headers, request) })
     }
     reply.hijack()
     deps.webSockets.join(request, upgrade, dialled, admissionOf(request).stored, maxBody)
@@ -167,8 +167,8 @@ function registerUpstream(
     if (upgrade === null) deps.openRequests.enter(stored.session.id, reply.raw)
     else deps.openStreams.enter(stored.session.id, upgrade.socket)
   })
-  scope.addHook('preParsing', async ({ headers }, _reply, payload) =>
-    headers['transfer-encoding'] === undefined ? payload : limitedBody(payload, maxBody),
+  scope.addHook('preParsing', ({ headers }, _reply, payload, done) =>
+    done(null, headers['transfer-encoding'] === undefined ? payload : limitedBody(payload, maxBody)),
   )
   // Bodies go through as streams; a parser would read them whole.
   scope.removeAllContentTypeParsers()
@@ -180,13 +180,13 @@ function registerUpstream(
       handler(request, reply) {
         const target = targetOf(request)
         const upgrade = websocketUpgrade(request)
-        const send = (options: SendOptions) => {
-          if (upgrade === null) sendRequest(request, reply, target, options)
-          else joinWebSocket(request, reply, upgrade, options).catch(error => reply.send(error))
+        const send = (sending: Sending) => {
+          if (upgrade === null) sendRequest(request, reply, target, sending)
+          else joinWebSocket(request, reply, upgrade, sending).catch(error => reply.send(error))
         }
-        const options = sendOptions(request, target.split('?', 1)[0] ?? target, send)
-        request[again] = () => send(options)
-        send(options)
+        const sending = sendingFor(request, target.split('?', 1)[0] ?? target, send)
+        request[again] = () => send(sending)
+        send(sending)
       },
     })
   scope.addHook('onClose', async () => client.destroy())

@@ -1,6 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Answer } from './answers.ts'
-import type { UpstreamBody } from './exchange.ts'
+import { isBodiless, type UpstreamBody } from './exchange.ts'
 import { responseHeaders } from './headers.ts'
 
 /** What a trailer must not change after the fact: framing, routing, caching, credentials (RFC 9110 §6.5.1). */
@@ -18,7 +18,7 @@ export function passTrailers(
   stream: UpstreamBody,
 ): void {
   if (headers.trailer === undefined || headers['content-length'] !== undefined) return
-  if (request.method === 'HEAD' || request.raw.httpVersion !== '1.1' || statusCode === 204 || statusCode === 304) return
+  if (request.raw.httpVersion !== '1.1' || isBodiless(request.method, statusCode)) return
   const names = new Set(
     // Repeated headers come as a list, whatever their type says.
     String(headers.trailer)
