@@ -28,10 +28,12 @@ export function safeReturnUrl(value: string, rules: ReturnUrlRules): string | nu
   if (!value.startsWith('/') || value.startsWith('//')) return null
   const url = parse(value, rules.origin)
   if (url === null || url.origin !== new URL(rules.origin).origin || url.pathname.startsWith('//')) return null
-  // What decodes it, as a static server does, may go on by it: `/%2f/evil.test` leads away like `//evil.test`.
+  // Whoever decodes it, as a static server does, may go on by what comes of that: `/%2f/evil.test` and `/.%2f/evil.test` lead away.
   const path = percentDecoded(url.pathname)
-  if (path === null || /^\/[/\\]/.test(path) || hasControlCharacter(path)) return null
-  if (rules.excludedPaths.some(excluded => isBelow(path, excluded))) return null
+  const decoded = path === null || hasControlCharacter(path) ? null : parse(path, rules.origin)
+  if (path === null || decoded?.origin !== url.origin || decoded.pathname.startsWith('//')) return null
+  const readings = [path, decoded.pathname]
+  if (rules.excludedPaths.some(excluded => readings.some(reading => isBelow(reading, excluded)))) return null
   return url.pathname + url.search + url.hash
 }
 
