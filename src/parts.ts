@@ -245,6 +245,7 @@ function openStore(options: PartsOptions, sealingKeys: readonly Buffer[], lifeti
     }),
     prefix: config.redisPrefix,
     lifetimes,
+    // Redis's deadlines follow no manual clock, and so must not what is kept of them.
     elapsed: () => performance.now(),
     onUnreadable: id => audit({ event: 'record_unreadable', session: sessionHandle(id) }),
     onLinkError: error => log.warn({ err: error }, 'the link to Redis is broken'),

@@ -3,6 +3,7 @@ import { isIP } from 'node:net'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { z } from 'zod'
+import type { Endpoint } from '../core/address.ts'
 import { isGuid } from '../core/authority.ts'
 import { parseClaimHeaders, parseClaimRules } from '../core/claim-rules.ts'
 import type { SecretSource } from '../core/client-authentication.ts'
@@ -206,12 +207,6 @@ export const redisUrl = settingType(value => {
     return wrong('must be a redis:// or rediss:// URL')
   return url
 })
-
-/** Where a server listens. */
-export interface Endpoint {
-  readonly host: string
-  readonly port: number
-}
 
 /** `host:port`, comma-separated; an IPv6 address stands in brackets. */
 export const endpoints = settingType((value): readonly Endpoint[] | Wrong => {

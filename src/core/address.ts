@@ -1,3 +1,9 @@
+/** A host and its port. */
+export interface Endpoint {
+  readonly host: string
+  readonly port: number
+}
+
 /** Whether what is sent there cannot be read on the way: https, or plain http that stays on this machine. */
 export function isSecureAddress(address: string | URL): boolean {
   const url = new URL(address)

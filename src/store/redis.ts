@@ -45,6 +45,8 @@ export function createRedisStore(options: RedisStoreOptions): Store {
     },
     onReady: name => void told.delete(name),
     onAnotherServer() {
+      // What the one before said may never have been.
+      cache.forgetAll()
       subscriber.follow()
       ends.sayAgain()
     },
@@ -79,6 +81,7 @@ export function createRedisStore(options: RedisStoreOptions): Store {
     random: Math.random,
   })
   const ends = createEnds({
+    // Only the record comes to its end here: indexes, audit and streams were told of it the first time, on every gateway.
     async end(id, reason) {
       // Where grants are shared, the token of a replaced session must not be revoked before its successor is over.
       const revokeInMs = reason === 'replaced' ? lifetimes.absoluteTimeout * 1000 : 0
@@ -99,8 +102,10 @@ export function createRedisStore(options: RedisStoreOptions): Store {
   return {
     ...sessions,
     async endSession(id, reason, revokeInMs) {
-      if (!isDeadline(reason)) ends.note(id, reason)
-      return await sessions.endSession(id, reason, revokeInMs)
+      const ended = await sessions.endSession(id, reason, revokeInMs)
+      // Not one that failed: its session lives. Where only the answer was lost, word of the end will come.
+      if (ended !== null && !isDeadline(reason)) ends.note(id, reason)
+      return ended
     },
     ...createRedisRefreshes({ client, seal, keys, openLive, cache }),
     ...createRedisOutbox({ client, seal, keys }),

@@ -23,6 +23,8 @@ export interface SessionCache {
   confirm(id: string, slot: string | undefined, confirmation: Confirmation): StoredSession | null
   /** Something has happened to the session, or is about to: the store must be asked. */
   forget(id: string): void
+  /** Another store has taken over: what was asked before that is worth nothing. */
+  forgetAll(): void
 }
 
 /** The store's word that a session is as it was. */
@@ -60,6 +62,7 @@ export function createSessionCache({ elapsed, idleTimeoutMs, touchIntervalMs }: 
   let bytes = 0
   /** When something last happened to a session, the longest ago first: as long as it matters to answers on their way. */
   const happened = new Map<string, number>()
+  let allForgottenAt = Number.NEGATIVE_INFINITY
 
   const remove = (id: string) => {
     bytes -= entries.get(id)?.bytes ?? 0
@@ -107,7 +110,8 @@ export function createSessionCache({ elapsed, idleTimeoutMs, touchIntervalMs }: 
     },
 
     keep(id, slot, found, { askedAt, bytes }) {
-      if (elapsed() - askedAt >= confirmedForMs || (happened.get(id) ?? -1) >= askedAt) return
+      const overtaken = Math.max(allForgottenAt, happened.get(id) ?? Number.NEGATIVE_INFINITY) >= askedAt
+      if (overtaken || elapsed() - askedAt >= confirmedForMs) return
       const entry = entries.get(id)
       const known = entry?.version === found.version ? entry : undefined
       const tokens = known?.tokens ?? new Map<string, AccessToken | null>()
@@ -138,6 +142,12 @@ export function createSessionCache({ elapsed, idleTimeoutMs, touchIntervalMs }: 
         if (now - at < confirmedForMs) break
         happened.delete(oldest)
       }
+    },
+
+    forgetAll() {
+      entries.clear()
+      bytes = 0
+      allForgottenAt = elapsed()
     },
   }
 }

@@ -1,10 +1,5 @@
 import { Cluster, Redis, type RedisOptions } from 'ioredis'
-
-/** A host and its port. */
-export interface Endpoint {
-  readonly host: string
-  readonly port: number
-}
+import type { Endpoint } from '../../core/address.ts'
 
 /** What can be said of a link. */
 export type LinkOptions = Omit<RedisOptions, 'replyMapping'>
@@ -20,7 +15,7 @@ export interface RedisAddress {
 }
 
 /** Commands give up after this, so that a hanging Redis is a 503 and not a hanging request. */
-export const commandTimeoutMs = 2000
+const commandTimeoutMs = 2000
 
 /**
  * How long a broken link rests between two attempts: far less than replicas give each other, after an outage, to write the

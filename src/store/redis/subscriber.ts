@@ -37,13 +37,13 @@ export function createSubscriber(options: {
     // An end is the end: the next attempt may have to go elsewhere.
     const single: LinkOptions = { retryStrategy: () => null, maxRetriesPerRequest: null }
     const seeds = address.cluster
-    if (seeds === undefined) return { opened: openLink(address, single), name: 'server' }
+    if (seeds === undefined) return { opened: openLink(address, single), name: 'subscriber' }
     const known = commands.cluster?.nodes('all').map(({ options: { host = '', port = 0 } }) => ({ host, port })) ?? []
     const nodes = known.length > 0 ? known : seeds
     const node = nodes[Math.floor(random() * nodes.length)] ?? nodes[0]
     if (node === undefined) throw new TypeError('a cluster has nodes')
     const opened = openNode(address, node, single)
-    return { opened, name: nameOf(opened) }
+    return { opened, name: `subscriber at ${nameOf(opened)}` }
   }
 
   const open = () => {
@@ -57,7 +57,11 @@ export function createSubscriber(options: {
           attempts = 0
           listener.onReady(name)
         },
-        () => opened.disconnect(),
+        error => {
+          // What it may not hear, for lack of a permission, would be missed by nobody.
+          listener.onError(name, error)
+          opened.disconnect()
+        },
       )
     })
     const check = setInterval(() => {
