@@ -102,7 +102,8 @@ const silently: readonly LoginRejection[] = ['denied', 'consent_required', 'inte
 
 /** Ends that nobody wished for. */
 const deadlines: readonly EndReason[] = ['idle', 'absolute']
-const look = { active: false, pendingAgeMs: null }
+/** A session that goes on in another one must not have ended a moment ago. */
+const look = { active: false, pendingAgeMs: null, confirmed: true }
 
 export function createLoginFlow(deps: LoginDeps): LoginFlow {
   const { store, provider, audit, clock } = deps

@@ -29,7 +29,7 @@ export interface SessionWatchDeps {
   /** Reads a session without touching it. */
   look: (sessionId: string) => Promise<Lookup | null>
   /** Those of many sessions that have to be looked at because they may have ended. */
-  missingAmong: (sessionIds: readonly string[]) => Promise<readonly string[]>
+  missingAmong: (sessionIds: readonly string[]) => Promise<readonly string[]>[]
 }
 
 /** How often it is asked which sessions are still there: word of an end may not have come through. */
@@ -40,7 +40,7 @@ const lookEveryMs = 15_000
 /** Word from other replicas makes it prompt; asking makes it certain. */
 export function createSessionWatch(deps: SessionWatchDeps): SessionWatch {
   const sessions = new Map<string, { watchers: Set<Watcher>; timer: NodeJS.Timeout }>()
-  let asking = false
+  let asking: NodeJS.Timeout | undefined
 
   const end = (sessionId: string, reason: EndReason | null) => {
     const entry = sessions.get(sessionId)
@@ -52,6 +52,9 @@ export function createSessionWatch(deps: SessionWatchDeps): SessionWatch {
   const forget = (sessionId: string) => {
     clearInterval(sessions.get(sessionId)?.timer)
     sessions.delete(sessionId)
+    if (sessions.size > 0) return
+    clearInterval(asking)
+    asking = undefined
   }
 
   const look = async (sessionId: string) => {
@@ -64,14 +67,13 @@ export function createSessionWatch(deps: SessionWatchDeps): SessionWatch {
     }
   }
 
-  /** One question at a time, for as long as anything is open. */
-  const ask = async () => {
-    const missing = await deps.missingAmong([...sessions.keys()]).catch(() => [])
-    await Promise.all(missing.map(look))
-    asking = sessions.size > 0
-    if (asking) askSoon()
+  const ask = () => {
+    for (const answer of deps.missingAmong([...sessions.keys()]))
+      void answer.then(
+        missing => missing.forEach(id => void look(id)),
+        () => {},
+      )
   }
-  const askSoon = () => void setTimeout(ask, askEveryMs).unref()
 
   return {
     watch(sessionId, watcher) {
@@ -79,8 +81,7 @@ export function createSessionWatch(deps: SessionWatchDeps): SessionWatch {
       const entry = sessions.get(sessionId) ?? { watchers: new Set(), timer: timer() }
       sessions.set(sessionId, entry)
       entry.watchers.add(watcher)
-      if (!asking) askSoon()
-      asking = true
+      asking ??= setInterval(ask, askEveryMs).unref()
       return {
         look: () => look(sessionId),
         stop() {

@@ -138,9 +138,7 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
         if (entry !== undefined) touch(id, entry, clock.now() - ageMs)
       }
     },
-    async missingAmong(ids) {
-      return ids.filter(id => !sessions.has(id))
-    },
+    missingAmong: ids => [Promise.resolve(ids.filter(id => !sessions.has(id)))],
     async endSession(id, reason, revokeInMs) {
       return finish(id, reason, revokeInMs)
     },

@@ -41,6 +41,8 @@ export interface Touch {
   active: boolean
   /** Activity seen earlier and not yet written, milliseconds ago. It counts even if its deadline has passed meanwhile. */
   pendingAgeMs: number | null
+  /** Not what was said a moment ago: what is decided on the answer lasts. */
+  confirmed?: boolean
 }
 
 /**
@@ -66,10 +68,10 @@ export interface SessionStore {
   /** Writes activity that happened a while ago; ids that name no live session are passed over. */
   touchSessions(activities: readonly { id: string; ageMs: number }[]): Promise<void>
   /**
-   * Those of many sessions that may have ended, in few commands: all that have, and now and then one that has not. Touches
-   * nothing.
+   * Those of many sessions that may have ended, in few commands: all that have, and now and then one that has not. Each part
+   * of the store answers for itself, so that none waits for one that hangs. Touches nothing.
    */
-  missingAmong(ids: readonly string[]): Promise<string[]>
+  missingAmong(ids: readonly string[]): Promise<string[]>[]
   /** Ends a session; null when there is none. Its refresh token is due to be revoked at once, or in `revokeInMs`. */
   endSession(id: string, reason: EndReason, revokeInMs?: number): Promise<EndedSession | null>
 }

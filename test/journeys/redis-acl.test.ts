@@ -100,7 +100,7 @@ async function askEverything(store: Store): Promise<void> {
     () => store.createSession(brief, tokens, 1),
     () => store.getSession(id, { slot: loginSlot, active: true, pendingAgeMs: null }),
     () => store.getSession(brief.id, { slot: loginSlot, active: true, pendingAgeMs: null }),
-    () => store.missingAmong([id]),
+    () => Promise.all(store.missingAmong([id])),
     () => store.touchSessions([{ id, ageMs: 0 }]),
     () => store.beginRefresh(id, wish),
     () => store.renewRefresh(id, 'me'),

@@ -109,8 +109,8 @@ export function createRedisSessions(options: RedisSessionsOptions) {
     },
 
     async getSession(id, touch) {
-      const { slot, active, pendingAgeMs } = touch
-      const fresh = pendingAgeMs === null ? cache.fresh(id, touch) : null
+      const { slot, active, pendingAgeMs, confirmed = false } = touch
+      const fresh = pendingAgeMs === null && !confirmed ? cache.fresh(id, touch) : null
       if (fresh !== null) return { found: { state: 'live', stored: fresh }, touched: false }
       const askedAt = elapsed()
       const version = cache.versionOf(id, slot) ?? -1
@@ -141,14 +141,13 @@ export function createRedisSessions(options: RedisSessionsOptions) {
       await answered(Promise.all(flushes))
     },
 
-    async missingAmong(ids) {
-      const looks = byBucket(ids, id => id).map(async ([, group]) => {
+    missingAmong(ids) {
+      return byBucket(ids, id => id).map(async ([, group]) => {
         const there = await answered<number>(client.exists(...group.map(keys.session)))
-        return there === group.length ? [] : group
+        if (there === group.length) return []
+        for (const id of group) cache.forget(id)
+        return group
       })
-      const missing = (await Promise.all(looks)).flat()
-      for (const id of missing) cache.forget(id)
-      return missing
     },
 
     async endSession(id, reason, revokeInMs = 0) {
