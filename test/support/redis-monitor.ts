@@ -11,7 +11,8 @@ export interface RedisMonitor {
 
 /**
  * Watches the commands that clients send, on a connection of its own: ioredis's monitor falls over a busy server. What
- * scripts do inside is left out, and so is what gateways do without a request, at any time: sweeps, the outbox, flushes.
+ * scripts do inside is left out, and so is what gateways do without a request, at any time: sweeps, the outbox, flushes, and
+ * looking whether a link is alive.
  */
 export function monitorRedis(port: number): Promise<RedisMonitor> {
   return new Promise((resolve, reject) => {
@@ -42,7 +43,7 @@ function wordsOf(line: string): string[] {
 
 /** A script whose first argument after the channel is a number concerns a bucket, and no session that a request names. */
 function isBackground([name, , , , , argument = '']: string[]): boolean {
-  return /^eval/i.test(name ?? '') && /^\d+$/.test(argument)
+  return name === 'ping' || (/^eval/i.test(name ?? '') && /^\d+$/.test(argument))
 }
 
 /** The one script whose first argument after the channel is so large a number of sessions. */
