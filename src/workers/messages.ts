@@ -26,6 +26,7 @@ export type ToPrimary =
   | { type: 'count'; ask: number; limit: string; key: string }
   | { type: 'stopping' }
   | ({ type: 'failed' } & Failure)
+  /** Nobody acts on it: once it is on its way, so is all before it. */
   | { type: 'done' }
 
 /** Why a worker cannot do anything, in a sentence for the operator, and the exit code that says so. */
