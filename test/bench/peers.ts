@@ -31,8 +31,8 @@ export async function plainProxy(ground: Ground, name: string): Promise<Subject>
 }
 
 /**
- * Apache httpd with mod_auth_openidc, its sessions in Redis, sealed as is its default there; a user has logged in, and his
- * access token goes to the API. In one process of many threads, which is as good as many on one core.
+ * Apache httpd with mod_auth_openidc as it comes, but for its sessions in Redis, sealed as is its default there; a user has
+ * logged in, and his access token goes to the API. In one process of many threads, which is as good as many on one core.
  */
 export async function openidcPeer(
   ground: Ground,
@@ -89,7 +89,6 @@ export async function openidcPeer(
     'OIDCSessionInactivityTimeout 7200',
     'OIDCCacheType redis',
     `OIDCRedisCacheServer 127.0.0.1:${redis.port}`,
-    'OIDCPassClaimsAs environment',
     '<Location /api>',
     'AuthType openid-connect',
     'Require valid-user',
