@@ -1,4 +1,5 @@
 import { isSecureAddress } from '../core/address.ts'
+import { createFaults } from './faults.ts'
 import type { Config, Environment, Fault } from './load.ts'
 import { providerFaults } from './provider.ts'
 import { redisFaults } from './redis.ts'
@@ -6,9 +7,7 @@ import { upstreamFaults } from './upstreams.ts'
 
 /** The rules between settings, each with a sentence for the operator. */
 export function crossFaults(config: Config, environment: Environment): Fault[] {
-  const faults: Fault[] = []
-  const fault = (variable: string, problem: string, example?: string) =>
-    faults.push(example === undefined ? { variable, problem } : { variable, problem, example })
+  const { faults, fault } = createFaults()
 
   if (config.sessionIdleTimeout > config.sessionAbsoluteTimeout)
     fault('SESSION_IDLE_TIMEOUT', 'must not be longer than SESSION_ABSOLUTE_TIMEOUT')

@@ -1,11 +1,10 @@
+import { createFaults } from './faults.ts'
 import type { Config, Fault } from './load.ts'
 
 /** The rules between the settings of Redis, each with a sentence for the operator. */
 export function redisFaults(config: Config): Fault[] {
   const { redisUrl, redisCluster, redisSentinels, redisSentinelMaster, redisSentinelPassword, redisCaFile } = config
-  const faults: Fault[] = []
-  const fault = (variable: string, problem: string, example?: string) =>
-    faults.push(example === undefined ? { variable, problem } : { variable, problem, example })
+  const { faults, fault } = createFaults()
 
   if (redisUrl === undefined) {
     const needs = [
