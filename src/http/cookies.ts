@@ -56,14 +56,14 @@ export function createCookies(options: {
 
 /** The value of a name that occurs exactly once, compared to the letter, and only if it can be one of ours. */
 function onlyToken(header: string | undefined, name: string): string | null {
-  // Most requests of a flood carry nothing of ours.
-  if (header === undefined || !header.includes(name)) return null
-  const value = valueOfOnly(header, name)
+  const value = valueOfOnly(header ?? '', name)
   return value !== null && isRandomToken(value) ? value : null
 }
 
 function valueOfOnly(header: string, name: string): string | null {
   const start = header.indexOf(name)
+  // Most requests of a flood carry nothing of ours.
+  if (start < 0) return null
   const plain = (start === 0 || header.startsWith('; ', start - 2)) && header[start + name.length] === '='
   // The name stands nowhere else, not even within another one: no need to take the whole header apart.
   if (plain && header.indexOf(name, start + 1) < 0)
