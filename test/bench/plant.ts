@@ -4,7 +4,7 @@ import { createSeal } from '../../src/core/seal.ts'
 import { indexesOf, openSession } from '../../src/core/session.ts'
 import { createKeys } from '../../src/store/redis/keys.ts'
 import { tokenId } from '../../src/store/redis/sessions.ts'
-import { createRedisStore } from '../../src/store/redis.ts'
+import { openStore } from '../support/store.ts'
 
 /** Sessions that are put into a Redis as a gateway does, without a login each. */
 export interface Planting {
@@ -38,22 +38,7 @@ export async function plant(planting: Planting): Promise<string[]> {
   })
   const keys = createKeys('coatcheck:')
   const client = new Redis(redisUrl)
-  const store = createRedisStore({
-    address: { url: new URL(redisUrl), ca: undefined },
-    seal,
-    prefix: 'coatcheck:',
-    lifetimes,
-    elapsed: () => performance.now(),
-    onUnreadable: () => {},
-    onLinkError: () => {},
-  })
-  while (
-    !(await store.ping().then(
-      () => true,
-      () => false,
-    ))
-  )
-    await new Promise(resolve => setTimeout(resolve, 10))
+  const store = await openStore({ address: { url: new URL(redisUrl) }, seal, prefix: 'coatcheck:', lifetimes })
   const startedAt = performance.now()
 
   const plantOne = async (index: number): Promise<string> => {
@@ -90,7 +75,7 @@ export async function plant(planting: Planting): Promise<string[]> {
       `access:${slot}`,
       seal.seal('access', tokenId(session.id, slot), JSON.stringify(access(`${index}-${slot}-`))),
     ])
-    await client.hset(`${keys.bucketFor(session.id)}session:${session.id}`, ...sealed)
+    await client.hset(keys.session(session.id), ...sealed)
     return cookie
   }
 

@@ -350,7 +350,7 @@ async function run(fleet: Fleet, plan: Plan): Promise<{ faults: string[]; story:
   /** What came with a refresh token is used when that is stored, not before: a death in between would cost the session. */
   const checkStored = async ({ label, cookie }: Held, least: number | null) => {
     const id = sessionIdOf(cookie)
-    const version = await redis.client.hget(`${keys.bucketFor(id)}session:${id}`, 'version')
+    const version = await redis.client.hget(keys.session(id), 'version')
     if (version !== null && least !== null && Number(version) < least)
       fault(`a token of ${label} was used before it was stored`)
   }

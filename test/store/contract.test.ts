@@ -10,7 +10,6 @@ import { openSession, refreshTokenId, type Session } from '../../src/core/sessio
 import { openTransaction } from '../../src/core/transaction.ts'
 import { createMemoryStore } from '../../src/store/memory.ts'
 import type { RedisAddress } from '../../src/store/redis/address.ts'
-import { createRedisStore } from '../../src/store/redis.ts'
 import { confirmedForMs } from '../../src/store/session-cache.ts'
 import {
   type Lifetimes,
@@ -24,6 +23,7 @@ import {
 import { createClock } from '../support/clock.ts'
 import { startRedis, type TestRedis } from '../support/redis.ts'
 import { startCluster } from '../support/redis-cluster.ts'
+import { comesBack, openStore } from '../support/store.ts'
 
 /** What a store under test offers beside itself. */
 interface Subject {
@@ -80,29 +80,7 @@ async function storeAt(
   onUnreadable = (_id: string) => {},
 ) {
   const seal = createSeal({ keys, context: 'contract' })
-  const store = createRedisStore({
-    address,
-    seal,
-    prefix,
-    lifetimes,
-    elapsed: () => performance.now(),
-    onUnreadable,
-    onLinkError: () => {},
-  })
-  await comesBack(store)
-  return store
-}
-
-async function comesBack(store: Store): Promise<void> {
-  for (let tries = 0; tries < 100; tries += 1) {
-    const up = await store.ping().then(
-      () => true,
-      () => false,
-    )
-    if (up) return
-    await sleep(50)
-  }
-  throw new Error('the store does not answer')
+  return await openStore({ address, seal, prefix, lifetimes, onUnreadable })
 }
 
 async function redis(t: Test, lifetimes: Lifetimes): Promise<Subject> {

@@ -2,9 +2,9 @@ import { randomBytes } from 'node:crypto'
 import { createSeal } from '../../src/core/seal.ts'
 import { indexesOf, openSession, refreshTokenId } from '../../src/core/session.ts'
 import { createKeys } from '../../src/store/redis/keys.ts'
-import { createRedisStore } from '../../src/store/redis.ts'
 import { type Lifetimes, type Store, tombstoneMs } from '../../src/store/store.ts'
 import type { TestRedis } from './redis.ts'
+import { openStore } from './store.ts'
 
 /** A session that was put into Redis without a login: many are wanted, and a login takes a while. */
 export interface Planted {
@@ -54,22 +54,7 @@ export async function createPlanter(options: PlanterOptions): Promise<Planter> {
     keys: [options.sessionKey],
     context: JSON.stringify([provider.issuer, provider.clientId]),
   })
-  const address = { url: new URL(redis.url), ca: undefined }
-  const store = createRedisStore({
-    address,
-    seal,
-    prefix,
-    lifetimes,
-    elapsed: () => performance.now(),
-    onUnreadable: () => {},
-    onLinkError: () => {},
-  })
-  for (let up = false; !up; ) {
-    up = await store.ping().then(
-      () => true,
-      () => new Promise<boolean>(resolve => setTimeout(resolve, 5, false)),
-    )
-  }
+  const store = await openStore({ address: { url: new URL(redis.url) }, seal, prefix, lifetimes })
   const keys = createKeys(prefix)
   const part = (id: string, name: string) => `${keys.bucketFor(id)}${name}`
 
@@ -107,7 +92,7 @@ export async function createPlanter(options: PlanterOptions): Promise<Planter> {
   return {
     plant: count => Promise.all(Array.from({ length: count }, plantOne)),
     deadlines: async ids => {
-      const replies = await ask(ids.map(id => ['hget', part(id, `session:${id}`), 'idle']))
+      const replies = await ask(ids.map(id => ['hget', keys.session(id), 'idle']))
       return replies.map(Number)
     },
     endedAt: async ids => {
@@ -117,7 +102,7 @@ export async function createPlanter(options: PlanterOptions): Promise<Planter> {
       return ids.map((_, index) => now - (tombstoneMs - Number(replies[index])))
     },
     whereabouts: async ids => {
-      const stored = await ask(ids.map(id => ['exists', part(id, `session:${id}`)]))
+      const stored = await ask(ids.map(id => ['exists', keys.session(id)]))
       const due = await ask(ids.map(id => ['zscore', part(id, 'outbox'), refreshTokenId(id, 0)]))
       const token = await ask(ids.map(id => ['hexists', part(id, 'outbox:token'), refreshTokenId(id, 0)]))
       return ids.map((_, index) => ({ stored: stored[index] === 1, queued: due[index] !== null && token[index] === 1 }))
