@@ -4,7 +4,7 @@ import { createJar } from '../browser/jar.ts'
 import type { Navigation, TestBrowser } from '../browser.ts'
 import { type EntraOptions, startEntra, type TestEntra } from '../entra.ts'
 import { login } from '../login.ts'
-import { type Stage, sessionCookie, startStageAround } from '../stage.ts'
+import { type Stage, type StageOptions, sessionCookie, startStageAround } from '../stage.ts'
 import { type FakeApi, startFakeApi } from './api.ts'
 import { parseScopes } from './scopes.ts'
 
@@ -40,6 +40,7 @@ export async function startEntraStage(
   t: Test,
   options: EntraOptions = {},
   env: Record<string, string> = {},
+  limits: Pick<StageOptions, 'providerLimits'> = {},
 ): Promise<EntraStage> {
   const apis: FakeApi[] = []
   const variables: Record<string, string> = {
@@ -61,7 +62,7 @@ export async function startEntraStage(
     }
     return entra
   }
-  const stage = await startStageAround(t, start, { env, providerLimits: { timeoutMs: 500 } })
+  const stage = await startStageAround(t, start, { env, ...limits })
   const { clock, provider: entra, gateway, redis } = stage
   const [a, b] = apis as [FakeApi, FakeApi]
   t.teardown(() => Promise.all([a.close(), b.close()]))
