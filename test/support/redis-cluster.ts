@@ -27,12 +27,12 @@ export interface TestCluster {
 
 const masterCount = 3
 const slots = 16_384
-/** A master that is silent for so long counts as gone. */
-const nodeTimeoutMs = 1000
-
-export async function startCluster(): Promise<TestCluster> {
+/** Starts one; a master that is silent for longer than the time limit counts as gone, and its replica takes over. */
+export async function startCluster(nodeTimeoutMs = 1000): Promise<TestCluster> {
   const dir = mkdtempSync(join(tmpdir(), 'redis-cluster-'))
-  const nodes = await Promise.all(Array.from({ length: 2 * masterCount }, (_, index) => startNode(dir, index)))
+  const nodes = await Promise.all(
+    Array.from({ length: 2 * masterCount }, (_, index) => startNode(dir, index, nodeTimeoutMs)),
+  )
   const idOf = async (node: TestRedis) => String(await node.client.cluster('MYID'))
 
   await form(nodes, idOf)
@@ -93,7 +93,7 @@ export async function startCluster(): Promise<TestCluster> {
   return cluster
 }
 
-async function startNode(dir: string, index: number): Promise<TestRedis> {
+async function startNode(dir: string, index: number, nodeTimeoutMs: number): Promise<TestRedis> {
   return await startRedis({
     args: [
       ...['--cluster-enabled', 'yes', '--dir', dir, '--cluster-config-file', `nodes-${index}.conf`],
