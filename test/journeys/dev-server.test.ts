@@ -1,6 +1,6 @@
 import { cpSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Page } from 'playwright-core'
+import type { Page, WebSocket } from 'playwright-core'
 import { type Test, test } from 'tap'
 import { createServer } from 'vite'
 import { launchChromium } from '../support/chromium.ts'
@@ -15,8 +15,14 @@ test('a developer works on the SPA through the gateway', { timeout: 90_000 }, as
   const page = await chromium.newPage()
   page.setDefaultTimeout(15_000)
   const complaints = complaintsOf(page)
-  const sockets: string[] = []
-  page.on('websocket', socket => sockets.push(socket.url()))
+  const sockets: WebSocket[] = []
+  const connected = new Set<WebSocket | undefined>()
+  page.on('websocket', socket => {
+    sockets.push(socket)
+    socket.on('framereceived', ({ payload }) => {
+      if (String(payload).includes('"connected"')) connected.add(socket)
+    })
+  })
 
   await t.test('the page comes from the dev server, and logs in', async t => {
     await page.goto(gateway.url)
@@ -40,7 +46,7 @@ test('a developer works on the SPA through the gateway', { timeout: 90_000 }, as
   await t.test('a changed module is swapped in the open page, whose state stays', async t => {
     for (const _ of [1, 2]) await page.click('#count')
     await page.evaluate('window.sameDocument = true')
-    t.ok(await eventually(() => sockets.length > 0), 'the page listens for changes')
+    t.ok(await eventually(() => connected.has(sockets.at(-1)), 15_000), 'the page listens for changes')
     vite.edit('greeting.js', 'first greeting', 'second greeting')
     await shows(page, 'greeting', 'second greeting')
     t.equal(await page.textContent('#count'), '2')
@@ -58,7 +64,7 @@ test('a developer works on the SPA through the gateway', { timeout: 90_000 }, as
 
   await t.test('all of it went through the gateway, and no console complained', async t => {
     // Vite's client would go to its own server if the gateway did not let it through.
-    t.same([...new Set(sockets.map(url => new URL(url).host))], [new URL(gateway.url).host])
+    t.same([...new Set(sockets.map(socket => new URL(socket.url()).host))], [new URL(gateway.url).host])
     const ofProvider = `(${provider.issuer}/`
     t.same(
       complaints.filter(complaint => !complaint.includes(ofProvider)),

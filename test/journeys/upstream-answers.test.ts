@@ -89,15 +89,16 @@ test('an upstream that refuses is 502, and one that hangs is cut off in time', a
 })
 
 test('an event stream may be quiet for longer, from its beginning on', async t => {
+  let speak = () => {}
   api.early = (_message, response) => {
     response.writeHead(200, { 'content-type': 'text/event-stream' })
     response.flushHeaders()
-    setTimeout(() => response.write('data: late\n\n'), 2500)
+    speak = () => void response.write('data: late\n\n')
   }
-  const started = performance.now()
   const stream = await alice.stream('/quick/events')
-  t.equal(stream.status, 200)
-  t.ok(performance.now() - started < 2000, 'it is open before there is an event')
+  t.equal(stream.status, 200, 'it is open before there is an event')
+  await new Promise(resolve => setTimeout(resolve, 2500))
+  speak()
   await stream.waitFor(/data: late/, 10_000)
   stream.close()
 })

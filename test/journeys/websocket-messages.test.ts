@@ -141,7 +141,7 @@ test('a close goes on with its code and reason, and an abrupt end as one', async
     for (const index of [0, 1] as const) {
       const [from, to] = index === 0 ? await pair() : ((await pair()).toReversed() as [TestSocket, TestSocket])
       from.ws.send('last words')
-      await new Promise(resolve => setTimeout(resolve, name === 'without a close' ? 50 : 0))
+      if (name === 'without a close') await within('the last words', () => to.messages.length === 1)
       close(from)
       const closed = await to.closed
       t.match(closed, { code, reason }, `${name} of ${index === 0 ? 'the client' : 'the upstream'}`)
