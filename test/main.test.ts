@@ -34,7 +34,7 @@ test('a faulty configuration ends with code 2, all faults, and no secret', async
     OIDC_ISUER: 'canary',
     NODE_ENV: 'production',
   })
-  const [code] = await once(child, 'exit')
+  const [code] = await once(child, 'close')
   t.equal(code, 2)
   for (const name of [
     'OIDC_ISSUER is required',
@@ -73,7 +73,7 @@ test('the process is ready when Redis and the provider answer, alive without the
   for (const path of ['/healthz', '/readyz', '/metrics'])
     t.equal((await fetch(`http://127.0.0.1:${port}${path}`)).status, 404, `${path} is not public`)
   child.kill('SIGTERM')
-  const [code] = await once(child, 'exit')
+  const [code] = await once(child, 'close')
   t.equal(code, 0)
 })
 
@@ -86,7 +86,7 @@ test('a port in use is told plainly', async t => {
     HOST: '127.0.0.1',
     ADMIN_PORT: String(adminPort),
   })
-  const [code] = await once(child, 'exit')
+  const [code] = await once(child, 'close')
   t.equal(code, 1)
   t.match(child.output(), /cannot listen: .*EADDRINUSE/)
 })
