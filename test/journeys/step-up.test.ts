@@ -162,7 +162,7 @@ test('what only looks like a challenge is an upstream’s 401, and no more', asy
   const started = Date.now()
   const answer = await unwatched(browser).api('/orders/1')
   t.match([answer.status, answer.json()], [502, { code: 'bad_upstream' }], '100 KB of headers are no answer')
-  t.ok(Date.now() - started < 2000)
+  t.ok(Date.now() - started < 10_000)
   orders.challenge = undefined
   t.equal((await browser.api('/orders/1')).status, 200)
 })

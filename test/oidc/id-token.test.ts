@@ -441,7 +441,7 @@ test('an ID token that this provider did not sign opens no session', async t => 
         name,
         sends(() => token),
       )
-      t.ok(Date.now() - started < 2000, 'at once')
+      t.ok(Date.now() - started < 10_000, 'at once')
     }
   })
 
