@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { decodeJwt, decodeProtectedHeader, SignJWT } from 'jose'
 import { type Test, test } from 'tap'
-import { createBrowser } from '../support/browser.ts'
+import { createBrowser, type TestBrowser } from '../support/browser.ts'
 import { type ClientKeyPair, createClientKeys, createSecretFiles } from '../support/client-keys.ts'
 import type { ProviderRequest } from '../support/provider.ts'
 import { eventually, login, type Stage, type StageOptions, sessionCookie, startStage } from '../support/stage.ts'
@@ -243,7 +243,11 @@ test('a secret that is exchanged at the provider in the middle of 200 refreshes 
   const next = `next-secret-${randomUUID()}`
   const stage = await setUp(t, { OIDC_CLIENT_SECRET_2: next, SESSION_MAX_PER_USER: '100' })
   const { provider, gateway, later } = stage
-  const browsers = await Promise.all(Array.from({ length: 40 }, (_, index) => stage.loggedIn(`user-${index}`)))
+  const browsers: TestBrowser[] = []
+  while (browsers.length < 40) {
+    const logins = Array.from({ length: 10 }, (_, index) => stage.loggedIn(`user-${browsers.length + index}`))
+    browsers.push(...(await Promise.all(logins)))
+  }
   provider.clear()
   const statuses: number[] = []
   let exchanged = false
