@@ -25,8 +25,10 @@ const noAnswer: Record<Endpoint, Refusal> = {
 
 test('whatever an endpoint answers, a login ends in a session or in a refusal', async t => {
   // A provider that is broken, overloaded, replaced by a proxy's page, or lies: no answer of it may open, break or hold up the gateway.
-  const house = await startHouse(t, { providerLimits: { timeoutMs: 1000 } })
+  const house = await startHouse(t)
   const { evil } = house
+  // Of a provider that keeps the gateway waiting, as long as it may.
+  const hasty = await startHouse(t, { providerLimits: { timeoutMs: 2000 } })
 
   const bodies: Record<string, (honest: string) => Pick<RawAnswer, 'body' | 'cutAfter'>> = {
     'the honest body': body => ({ body }),
@@ -60,20 +62,21 @@ test('whatever an endpoint answers, a login ends in a session or in a refusal', 
           // A drip takes the whole time limit, and of a provider that is overloaded no body is read: some will do.
           if (name === 'a drip' && status !== 200) continue
           if ((status === 429 || status === 503) && !['the honest body', 'an endless body'].includes(name)) continue
+          const at = name === 'a drip' ? hasty : house
           const arrange = (provider: TestProvider) => {
             answers(provider, endpoint, honest => ({
               status,
-              headers: { ...json, location: `${evil.url}/${endpoint}` },
+              headers: { ...json, location: `${at.evil.url}/${endpoint}` },
               ...make(honest),
             }))
-            forget(house, endpoint)
+            forget(at, endpoint)
           }
           const story = `${status} with ${name}`
           if (status === 200 && name === 'the honest body') await house.accepts(t, story, arrange)
           else
-            await house.refuses(t, story, arrange, {
+            await at.refuses(t, story, arrange, {
               ...refusalOf(endpoint, status, name),
-              recover: () => house.clock.advance(31_000),
+              recover: () => at.clock.advance(31_000),
             })
         }
     })
@@ -82,14 +85,14 @@ test('whatever an endpoint answers, a login ends in a session or in a refusal', 
     // The connection is cut at a moment that suits the attacker, or held until the gateway has none left.
     for (const endpoint of endpoints)
       for (const answer of ['reset', 'hang'] as const)
-        await house.refuses(
+        await hasty.refuses(
           t,
           `${answer} at ${endpoint}`,
           provider => {
             provider.respond(endpoint, answer)
-            forget(house, endpoint)
+            forget(hasty, endpoint)
           },
-          { ...noAnswer[endpoint], recover: () => house.clock.advance(31_000) },
+          { ...noAnswer[endpoint], recover: () => hasty.clock.advance(31_000) },
         )
   })
 
@@ -138,11 +141,11 @@ test('whatever an endpoint answers, a login ends in a session or in a refusal', 
         { revoked: 'nothing' },
       )
     }
-    await house.reset()
-    sends(claims({ exp: 1 }))(house.provider)
-    house.provider.respond('revocation', 'hang')
-    const { answer } = await house.attempt()
-    const outcomes = () => house.gateway.events('revocation').map(({ outcome }) => outcome)
+    await hasty.reset()
+    sends(claims({ exp: 1 }))(hasty.provider)
+    hasty.provider.respond('revocation', 'hang')
+    const { answer } = await hasty.attempt()
+    const outcomes = () => hasty.gateway.events('revocation').map(({ outcome }) => outcome)
     t.strictSame([answer.status, outcomes()], [400, []], 'the answer comes before the revocation is over')
     t.ok(await eventually(() => outcomes().length > 0))
     t.strictSame(outcomes(), ['pending'])
