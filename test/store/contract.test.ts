@@ -285,11 +285,11 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
   })
 
   promise(`${name}: however a session ends, its refresh token is in the outbox, once`, async t => {
-    const { store, pass } = await open(t, { idleTimeout: 1, absoluteTimeout: 60 })
+    const { store, pass } = await open(t, { idleTimeout: 2, absoluteTimeout: 60 })
     const [ended, swept, used, bare] = [await create(store), await create(store), await create(store), newSession()]
     await store.createSession(bare, { ...tokens, refresh: undefined })
     await store.endSession(ended.id, 'logout')
-    await pass(1100)
+    await pass(2100)
     await store.getSession(used.id, use)
     await sweepAll(store)
     const claimed = await claimAll(store)
@@ -589,14 +589,14 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
   })
 
   promise(`${name}: a refresh neither slides the idle deadline nor moves the absolute one`, async t => {
-    const { store, pass } = await open(t, { idleTimeout: 2, absoluteTimeout: 3 })
+    const { store, pass } = await open(t, { idleTimeout: 3, absoluteTimeout: 4 })
     const { id } = await create(store)
     await pass(1000)
     await store.beginRefresh(id, wishOf('first'))
     await store.renewRefresh(id, 'first')
     await store.saveRefresh(id, 'first', 0, renewal)
     const stored = await live(store, id)
-    t.ok(stored && stored.idleExpiresInMs <= 1000 && stored.absoluteExpiresInMs <= 2000)
+    t.ok(stored && stored.idleExpiresInMs <= 2000 && stored.absoluteExpiresInMs <= 3000)
   })
 
   promise(`${name}: what a caller does to a record does not reach the store`, async t => {
