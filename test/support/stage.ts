@@ -179,7 +179,7 @@ export async function linked(gateway: TestGateway): Promise<void> {
 }
 
 /** Waits, in bounded time, for what happens in the background. */
-export async function eventually(holds: () => boolean | Promise<boolean>, timeoutMs = 5000): Promise<boolean> {
+export async function eventually(holds: () => boolean | Promise<boolean>, timeoutMs = 30_000): Promise<boolean> {
   const limit = Date.now() + timeoutMs
   while (Date.now() < limit) {
     if (await holds()) return true
