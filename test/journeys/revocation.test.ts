@@ -190,7 +190,7 @@ test('the call is authenticated, names the token type and goes where the metadat
 
 // The provider hangs while people go home. A logout that waits for it looks broken and is closed, with the session alive.
 test('while the provider hangs, a logout is answered and the cookie dead at once, and the token is revoked later', async t => {
-  const { provider, user, dead, asked, pass } = await setUp(t, { limits: { timeoutMs: 400 } })
+  const { provider, user, dead, asked, pass } = await setUp(t, { limits: { timeoutMs: 3000 } })
   const people: Awaited<ReturnType<Journey['user']>>[] = []
   for (let count = 0; count < 20; count += 1) people.push(await user(`user-${count}`))
   const byLink = people[0] ?? (await user())
@@ -201,7 +201,8 @@ test('while the provider hangs, a logout is answered and the cookie dead at once
     people.map(({ browser }, index) => (index === 0 ? browser.api(session.logoutUrl) : logOut(browser))),
   )
   const tookMs = Math.round(performance.now() - startedAt)
-  t.ok(tookMs < 2000, `20 logouts took ${tookMs} ms`)
+  // Had they waited for the provider, the last ones would have done so twice: sixteen calls are made at a time.
+  t.ok(tookMs < 5000, `20 logouts took ${tookMs} ms`)
   t.same(
     answers.map(({ status }) => status),
     answers.map((_, index) => (index === 0 ? 302 : 200)),
@@ -234,7 +235,7 @@ test('while the provider hangs, a logout is answered and the cookie dead at once
 test('a logout does not wait for metadata that is due to be read again', async t => {
   const { clock, provider, user, dead } = await setUp(t, {
     env: { SESSION_IDLE_TIMEOUT: '3h' },
-    limits: { timeoutMs: 4000 },
+    limits: { timeoutMs: 6000 },
   })
   const alice = await user()
   clock.advance(2 * 3_600_000)
@@ -243,7 +244,7 @@ test('a logout does not wait for metadata that is due to be read again', async t
   const answer = await logOut(alice.browser)
   const tookMs = Math.round(performance.now() - startedAt)
   t.equal(answer.status, 200)
-  t.ok(tookMs < 2000, `it took ${tookMs} ms`)
+  t.ok(tookMs < 5000, `it took ${tookMs} ms`)
   t.ok(await dead(alice.cookie))
   provider.reset()
 })
@@ -260,7 +261,7 @@ test('a logout does not wait for metadata that cannot be read at all', async t =
   const browser = createBrowser({ origin: first.url })
   await login(browser, first.url, provider, { user: 'alice' })
   provider.respond('*', 'hang')
-  const late = await startGateway({ provider, env, providerLimits: { timeoutMs: 4000 } })
+  const late = await startGateway({ provider, env, providerLimits: { timeoutMs: 6000 } })
   t.teardown(async () => {
     provider.reset()
     await late.close()
@@ -270,7 +271,7 @@ test('a logout does not wait for metadata that cannot be read at all', async t =
   const answer = await fetch(`${late.url}/bff/logout`, { method: 'POST', headers })
   const tookMs = Math.round(performance.now() - startedAt)
   t.equal(answer.status, 200)
-  t.ok(tookMs < 2000, `it took ${tookMs} ms`)
+  t.ok(tookMs < 5000, `it took ${tookMs} ms`)
   t.equal((await browser.api('/bff/user')).status, 401)
 })
 
@@ -307,13 +308,21 @@ for (const [name, answer] of Object.entries<Answer>({
     t.ok(await eventually(() => asked(alice.token) === 1))
     await sleep(200)
     t.equal(asked(alice.token), 1, 'no second try at once')
-    for (let step = 0; step < 12; step += 1) await pass(5000)
+    const isAnswered = () => provider.revocations().every(({ answered }) => answered !== undefined)
+    for (let step = 0; step < 12; step += 1) {
+      await pass(5000)
+      t.ok(await eventually(isAnswered))
+    }
     const tries = asked(alice.token)
     t.ok(tries >= 4 && tries <= 8, `${tries} tries in the first minute`)
     t.same(alice.outcomes(), ['pending'], 'it is said once that it is still to be done')
     scripted.stop()
-    await pass(64_000)
-    t.ok(await eventually(() => alice.outcomes().length === 2))
+    t.ok(
+      await eventually(async () => {
+        await pass(64_000)
+        return alice.outcomes().length === 2
+      }),
+    )
     t.same(alice.outcomes(), ['pending', 'revoked'])
     const calls = provider.revocations().length
     await pass(86_400_000)
@@ -412,13 +421,13 @@ test('at a provider without revocation sessions end on time, each with one hones
   provider.tamper.discovery = ({ revocation_endpoint: _, ...metadata }) => metadata
   const gateway = await startGateway({
     provider,
-    env: { REDIS_URL: redis.url, SESSION_KEYS: sessionKey.toString('base64'), SESSION_IDLE_TIMEOUT: '1s' },
+    env: { REDIS_URL: redis.url, SESSION_KEYS: sessionKey.toString('base64'), SESSION_IDLE_TIMEOUT: '3s' },
   })
   const planter = await createPlanter({
     redis,
     provider,
     sessionKey,
-    lifetimes: { idleTimeout: 1, absoluteTimeout: 43_200 },
+    lifetimes: { idleTimeout: 3, absoluteTimeout: 43_200 },
   })
   t.teardown(async () => {
     await Promise.all([gateway.close(), planter.close()])
@@ -428,8 +437,10 @@ test('at a provider without revocation sessions end on time, each with one hones
   const ids = sessions.map(({ id }) => id)
   const deadlines = await planter.deadlines(ids)
   t.ok(await eventually(async () => (await planter.whereabouts(ids)).every(({ stored, queued }) => !stored && !queued)))
-  const late = (await planter.endedAt(ids)).map((end, index) => end - (deadlines[index] ?? 0))
-  t.ok(Math.max(...late) < 1000, `at most ${Math.round(Math.max(...late))} ms late`)
+  t.notOk(deadlines.includes(0), 'they were to come')
+  const late = (await planter.endedAt(ids)).map((end, index) => end - (deadlines[index] ?? 0)).sort((a, b) => a - b)
+  t.comment(`p90 ${Math.round(late[26] ?? 0)} ms late, at most ${Math.round(late[29] ?? 0)}`)
+  t.ok(Number(late[26]) < 1000 && Number(late[29]) < 5000, 'nearly all within a second')
   await sleep(500)
   const records = gateway.events('revocation')
   t.equal(records.length, 30)
@@ -463,7 +474,7 @@ test('what waits for a provider that is away survives the death of the replica a
   const sessions = await planter.plant(10)
   const pending = () => replicas.events('revocation').filter(({ outcome }) => outcome === 'pending').length
   t.ok(await eventually(() => pending() === 10))
-  // Settled, so that nobody has to wait for the claims of the dead.
+  // Mostly settled by then: what is not yet is claimed by the dead for half a minute.
   await sleep(200)
   await replicas.all[0]?.stop('SIGKILL')
   await redis.restart({ crash: true })
@@ -477,7 +488,7 @@ test('what waits for a provider that is away survives the death of the replica a
   provider.clear()
   await replicas.restart(0)
   const asked = () => new Set(provider.revocations().map(({ form }) => form.get('token')))
-  t.ok(await eventually(() => asked().size === 10, 10_000))
+  t.ok(await eventually(() => asked().size === 10, 45_000))
   t.ok(await eventually(async () => (await planter.queueLength()) === 0))
   t.equal(provider.revocations().length, 10, 'each once more')
   t.same(
