@@ -128,32 +128,34 @@ async function askEverything(store: Store): Promise<void> {
 async function needsEach(t: Test, servers: readonly TestRedis[], address: RedisAddress, commands: string[]) {
   const onAll = (...args: [string, ...string[]]) => Promise.all(servers.map(({ client }) => client.call(...args)))
   const allDenials = async () => (await Promise.all(servers.map(({ client }) => denials(client)))).flat()
-  const ask = async (patienceMs?: number) => {
+  const open = async (patienceMs?: number) => {
     await onAll('ACL', 'LOG', 'RESET')
-    const store = await openStore(address, patienceMs)
-    await askEverything(store)
-    return store
+    return await openStore(address, patienceMs)
   }
-  const whole = await ask()
+  const whole = await open()
   t.ok(await eventually(async () => (await whole.evicts()) === false), 'it answers')
+  await askEverything(whole)
   await whole.close()
   t.same(await allDenials(), [], 'what is permitted suffices')
   for (const command of commands) {
     await onAll('ACL', 'SETUSER', 'coatcheck', `-${command}`)
-    const store = await ask(500)
-    const isMissed = async () => (await allDenials()).some(({ object }) => object === command)
-    t.ok(await eventually(isMissed), `${command} is needed`)
+    const store = await open(500)
+    const isMissed = async () => {
+      await askEverything(store)
+      return (await allDenials()).some(({ object }) => object === command)
+    }
+    t.ok(await eventually(isMissed, 20_000), `${command} is needed`)
     await store.close()
     await onAll('ACL', 'SETUSER', 'coatcheck', `+${command}`)
   }
 }
 
-test('of what the README permits nothing can be left out, and nothing is missing', { timeout: 60_000 }, async t => {
+test('of what the README permits nothing can be left out, and nothing is missing', { timeout: 180_000 }, async t => {
   t.ok(commandsOf(line).length > 20)
   await needsEach(t, [secured.redis], secured.address, commandsOf(line))
 })
 
-test('in a cluster a little more is needed', { timeout: 60_000 }, async t => {
+test('in a cluster a little more is needed', { timeout: 180_000 }, async t => {
   const cluster = await startCluster()
   t.teardown(cluster.stop)
   for (const { client } of cluster.nodes) await permit(client, canary, true)
@@ -178,7 +180,7 @@ test('the whole life of sessions, over TLS and with least privilege', async t =>
   const pair = await startPair(t, {
     REDIS_URL: secured.url,
     REDIS_CA_FILE: secured.ca,
-    SESSION_IDLE_TIMEOUT: '4s',
+    SESSION_IDLE_TIMEOUT: '8s',
   })
   const { provider, gateways, enter, ask, keepAsking } = pair
   provider.lifetimes.accessToken = 3
@@ -214,7 +216,7 @@ test('the whole life of sessions, over TLS and with least privilege', async t =>
   t.equal((await ask(0, again.cookie)).code, 'session_revoked')
   t.ok(await eventually(() => provider.tokenCalls('refresh_token').length > 0, 10_000), 'tokens are refreshed')
   const swept = () => pair.events('session_ended').some(({ reason }) => reason === 'idle')
-  t.ok(await eventually(swept, 20_000), 'sessions end by themselves')
+  t.ok(await eventually(swept), 'sessions end by themselves')
   t.equal((await ask(1, dave.cookie)).code, 'session_expired')
   t.ok(await eventually(() => provider.revocations().length === 4, 20_000), 'their tokens are revoked')
   t.ok(client.heard.length > 50 && client.heard.every(({ status }) => status === 200), 'and who is there stays')
