@@ -50,9 +50,9 @@ test('what came due while no replica ran is revoked when one starts, and nothing
     await startRedis(),
     randomBytes(32),
   ]
-  const env = { SESSION_IDLE_TIMEOUT: '4s', SESSION_KEYS: sessionKey.toString('base64') }
+  const env = { SESSION_IDLE_TIMEOUT: '15s', SESSION_KEYS: sessionKey.toString('base64') }
   const replicas = await startReplicas(3, { provider, redis, env })
-  const planter = await createPlanter({ redis, provider, sessionKey, lifetimes: { ...lifetimes, idleTimeout: 4 } })
+  const planter = await createPlanter({ redis, provider, sessionKey, lifetimes: { ...lifetimes, idleTimeout: 15 } })
   t.teardown(async () => {
     await Promise.all([replicas.stop(), planter.close()])
     await Promise.all([provider.close(), redis.stop()])
@@ -78,9 +78,9 @@ test('what came due while no replica ran is revoked when one starts, and nothing
   const startedAt = Date.now()
   await replicas.restart(1)
   const tally = createTally(provider)
-  t.ok(await eventually(() => tally().size === 65, 15_000), 'all are revoked')
+  t.ok(await eventually(() => tally().size === 65, 45_000), 'all are revoked')
   t.comment(`65 sessions were over ${Date.now() - startedAt} ms after the start of a replica began`)
-  t.ok(await eventually(async () => (await planter.queueLength()) === 0, 15_000), 'the outbox is empty')
+  t.ok(await eventually(async () => (await planter.queueLength()) === 0), 'the outbox is empty')
   t.same(new Set(tally().values()), new Set([1]), 'each once')
   for (const token of [...provider.issued.refreshTokens, ...planted.map(p => p.refreshToken)])
     if (!tally().has(token)) t.fail('a token was not revoked')
@@ -113,8 +113,8 @@ test('a rolling restart in the middle of a burst loses no revocation and repeats
   await replicas.restart(1)
   await planting
   const tally = createTally(provider)
-  t.ok(await eventually(() => tally().size === planted.length, 15_000), `${tally().size} of 200 revoked`)
-  t.ok(await eventually(async () => (await planter.queueLength()) === 0, 15_000), 'the outbox is empty')
+  t.ok(await eventually(() => tally().size === planted.length, 45_000), `${tally().size} of 200 revoked`)
+  t.ok(await eventually(async () => (await planter.queueLength()) === 0), 'the outbox is empty')
   t.same(new Set(tally().values()), new Set([1]), 'each once')
 })
 
@@ -215,7 +215,7 @@ test('a process killed at any moment of expiry leaves each session stored, queue
       await eventually(async () => {
         await look(planter, open, 'in the end')
         return open.size === 0 || sleep(100, false)
-      }, 15_000),
+      }, 45_000),
       `${open.size} sessions are left (${told})`,
     )
     t.ok(await eventually(async () => (await planter.queueLength()) === 0), 'the outbox is empty')
