@@ -134,7 +134,12 @@ async function startVictim(environment: Record<string, string>, whole: boolean):
     stdio: ['pipe', 'pipe', 'inherit'],
   })
   const lines = createInterface({ input: child.stdout })
-  for await (const line of lines) if (/"started"|Server listening at .*/.test(line)) break
+  let started = false
+  for await (const line of lines) {
+    started = /"started"|Server listening at .*/.test(line)
+    if (started) break
+  }
+  if (!started) throw new Error('a process ended before it swept')
   child.stdout.resume()
   return child
 }
@@ -143,6 +148,7 @@ async function startVictim(environment: Record<string, string>, whole: boolean):
 interface Lane {
   planter: Planter
   environment: Record<string, string>
+  /** At most so many, and on a slow machine as many as there is time for. */
   kills: number
   random: () => number
   whole: (kill: number) => boolean
@@ -162,7 +168,7 @@ test('a process killed at any moment of expiry leaves each session stored, queue
   const latency = createRandom(seed).next
   provider.respond('revocation', () => sleep(latency() * 40, { status: 200 }))
   const everything: Planted[] = []
-  const seen = { stored: 0, queued: 0, revoked: 0, looks: 0 }
+  const seen = { stored: 0, queued: 0, revoked: 0, looks: 0, kills: 0 }
 
   const look = async (planter: Planter, open: Map<string, Planted>, when: string) => {
     const ids = [...open.keys()]
@@ -184,7 +190,7 @@ test('a process killed at any moment of expiry leaves each session stored, queue
 
   const runLane = async ({ planter, environment, kills, random, whole }: Lane) => {
     const [open, postponed] = [new Map<string, Planted>(), new Map<string, Planted>()]
-    for (let kill = 0; kill < kills; kill += 1) {
+    for (let kill = 0; kill < kills && Date.now() < startedAt + 120_000; kill += 1) {
       const starting = startVictim(environment, whole(kill))
       const planted = await planter.plant(6)
       everything.push(...planted)
@@ -198,6 +204,7 @@ test('a process killed at any moment of expiry leaves each session stored, queue
       const ended = once(victim, 'exit')
       victim.kill('SIGKILL')
       await ended
+      seen.kills += 1
       await look(planter, open, `after kill ${kill}`)
       // Otherwise what was under way at one kill would be so again at a later one, and its count would tell nothing.
       for (const id of await planter.reschedule([...open.keys()], Date.now() + 3_600_000)) {
@@ -258,13 +265,16 @@ test('a process killed at any moment of expiry leaves each session stored, queue
   const counts = everything.map(({ refreshToken }) => tally().get(refreshToken) ?? 0)
   const twice = counts.filter(count => count === 2).length
   t.comment(
-    `200 kills in ${Math.round((Date.now() - startedAt) / 1000)} s, ${everything.length} sessions, ${twice} revoked twice; ` +
+    `${seen.kills} kills in ${Math.round((Date.now() - startedAt) / 1000)} s, ${everything.length} sessions, ${twice} revoked twice; ` +
       `in ${seen.looks} looks: ${seen.stored} stored, ${seen.queued} queued, ${seen.revoked} newly revoked`,
   )
   t.equal(Math.min(...counts), 1, `each is revoked (${told})`)
   t.ok(Math.max(...counts) <= 2, `none more than twice (${told})`)
   // If kills never struck between the steps, they would prove nothing.
-  t.ok(seen.stored > 100 && seen.queued > 20 && seen.revoked > 100 && twice > 0, 'every stage was met')
+  const { kills } = seen
+  t.ok(kills >= 80, `${kills} kills`)
+  const met = seen.stored > kills / 2 && seen.queued > kills / 10 && seen.revoked > kills / 2 && twice > 0
+  t.ok(met, 'every stage was met')
   t.same(
     await secretsInRedis(
       redis.dump,
