@@ -20,8 +20,10 @@ const adminToken = 'the-administrators-own-secret'
 const sealingKey = Buffer.from(Array.from({ length: 32 }, (_, index) => index * 5)).toString('base64')
 /** Contract of the stream: a word of life at least this often, and slack for a busy machine. */
 const heartbeatMs = 15_000
-const slackMs = 3000
-const idleSeconds = 6
+const slackMs = 5000
+const idleSeconds = 10
+/** How long after the last activity a deadline is told ahead: a third of the idle timeout is left. */
+const warningMs = (idleSeconds * 1000 * 2) / 3
 
 const redisDir = mkdtempSync(join(tmpdir(), 'events-'))
 const provider = await startProvider()
@@ -104,9 +106,9 @@ async function endsStreams(
   name: string = reason,
 ): Promise<void> {
   await end()
-  const delays = await closings(streams, performance.now(), 2000)
+  const delays = await closings(streams, performance.now(), 10_000)
   t.comment(`${name}: streams closed ${figures(delays)} ms after the answer`)
-  for (const delay of delays) t.ok(delay < 1000, `${name}: within a second`)
+  for (const delay of delays) t.ok(delay < slackMs, `${name}: at once, on a busy machine, too`)
   for (const stream of streams) {
     t.same(lastOf(stream), ['ended', { reason }], `${name}: the last event says why`)
     t.match(stream.text(), /data: \{"reason":"\w+"\}\n\n$/, 'and nothing follows')
@@ -173,31 +175,36 @@ test('a stream is only opened for a page of the application with a session', par
 })
 
 test('a deadline is told ahead, and told to be off when activity elsewhere moved it', parallel(), async t => {
+  const before = performance.now()
   const browser = await enter(short, 'nora')
   const since = performance.now()
   const streams = await openAtAll(short, browser)
-  const ahead = /event: expiring\ndata: {"idleExpiresIn":[12],"absoluteExpiresIn":431\d\d}\n\n/
-  await Promise.all(streams.map(stream => stream.waitFor(ahead, 5500)))
-  const warnedAfter = performance.now() - since
-  t.comment(`expiring came ${warnedAfter.toFixed(0)} ms after the login, of ${idleSeconds * 1000}`)
-  t.ok(warnedAfter > 3000 && warnedAfter < 5000, 'a third of the idle timeout ahead')
+  const ahead = /event: expiring\ndata: {"idleExpiresIn":[0123],"absoluteExpiresIn":431\d\d}\n\n/
+  await Promise.all(streams.map(stream => stream.waitFor(ahead, warningMs + slackMs)))
+  const warnedAt = performance.now()
+  t.comment(`expiring came ${(warnedAt - since).toFixed(0)} ms after the login, of ${idleSeconds * 1000}`)
+  t.ok(warnedAt - before > warningMs - 100, 'no earlier than a third of the idle timeout ahead')
+  t.ok(warnedAt - since < warningMs + slackMs, 'and no later')
 
+  const movingFrom = performance.now()
   t.equal((await ask(short, 2, browser, 'POST', 'activity')).status, 204)
   const movedAt = performance.now()
-  await Promise.all(streams.map(stream => stream.waitFor(/event: extended\n/, 2000)))
+  await Promise.all(streams.map(stream => stream.waitFor(/event: extended\n/, 10_000)))
   const heardAfter = performance.now() - movedAt
   t.comment(`extended came ${heardAfter.toFixed(0)} ms after the activity on another replica`)
-  t.ok(heardAfter < 1000)
+  t.ok(heardAfter < slackMs)
   for (const stream of streams) {
     const [name, data] = lastOf(stream) ?? []
     t.equal(name, 'extended')
-    t.ok(Number(data?.idleExpiresIn) >= idleSeconds - 1, 'with the new deadline')
+    t.ok(Number(data?.idleExpiresIn) >= idleSeconds - slackMs / 1000, 'with the new deadline')
   }
   // From here on the streams are all there is: they warn again, and do not keep the session alive.
-  const delays = await closings(streams, movedAt, 10_000)
+  const delays = await closings(streams, movedAt, idleSeconds * 1000 + 10_000)
   t.comment(`idle: streams closed ${figures(delays)} ms after the last activity`)
-  for (const delay of delays)
-    t.ok(delay > idleSeconds * 1000 - 100 && delay < (idleSeconds + 1) * 1000 + 250, 'in time')
+  for (const delay of delays) {
+    t.ok(delay + movedAt - movingFrom > idleSeconds * 1000 - 100, 'not early')
+    t.ok(delay < idleSeconds * 1000 + slackMs, 'in time')
+  }
   for (const stream of streams) {
     t.same(
       eventsOf(stream).map(([name]) => name),
@@ -210,10 +217,11 @@ test('a deadline is told ahead, and told to be off when activity elsewhere moved
 
 // A page left open with its stream, or reconnecting it, would otherwise hold the session of an absent user for ever.
 test('streams that come and go, and looking on, never keep a session alive', parallel(), async t => {
+  const before = performance.now()
   const browser = await enter(short, 'lazy')
   const since = performance.now()
   let status = 200
-  while (status === 200 && performance.now() - since < 12_000) {
+  while (status === 200 && performance.now() - since < idleSeconds * 1000 + 10_000) {
     const index = Math.floor(Math.random() * 3)
     const stream = await openAt(short, index, browser)
     status = stream.status
@@ -222,9 +230,10 @@ test('streams that come and go, and looking on, never keep a session alive', par
     await ask(short, index, browser, 'GET', 'sessions')
     await new Promise(resolve => setTimeout(resolve, 100))
   }
-  const lived = performance.now() - since
-  t.comment(`ended after ${lived.toFixed(0)} ms`)
-  t.ok(lived > idleSeconds * 1000 - 500 && lived < (idleSeconds + 1) * 1000 + 500)
+  const endedAt = performance.now()
+  t.comment(`ended after ${(endedAt - since).toFixed(0)} ms`)
+  t.ok(endedAt - before > idleSeconds * 1000 - 100, 'not early')
+  t.ok(endedAt - since < idleSeconds * 1000 + slackMs, 'in time')
   t.match((await ask(short, 0, browser, 'GET', 'user')).json(), { code: 'session_expired', reason: 'idle' })
 })
 
@@ -232,7 +241,7 @@ test('activity that comes again and again keeps the session, and its streams qui
   const browser = await enter(short, 'busy')
   const stream = await openAt(short, 1, browser)
   const since = performance.now()
-  for (let index = 0; performance.now() - since < 9000; index += 1) {
+  for (let index = 0; performance.now() - since < 1.5 * idleSeconds * 1000; index += 1) {
     t.equal((await ask(short, index % 3, browser, 'POST', 'activity')).status, 204)
     await new Promise(resolve => setTimeout(resolve, 1000))
   }
