@@ -254,7 +254,7 @@ test('a logout that arrives while a refresh of the session is in flight wins', a
 
 // The gateway must not say that a user is signed out while the session goes on.
 test('a logout that cannot be carried out is said to have failed, and succeeds when it is tried again', async t => {
-  const broken = await startStage(t, { redisDir: t.testdir(), providerLimits: { timeoutMs: 500 } })
+  const broken = await startStage(t, { redisDir: t.testdir() })
   const session = await knownSession(broken, 'nora')
   const failed = (answer: BrowserResponse, name: string) => {
     t.strictSame([answer.status, answer.json().code], [400, 'bad_request'], name)
@@ -363,15 +363,21 @@ test('a logout at one replica ends the session at all of them, and two that get 
     const endedAt = performance.now()
     const statuses = answers.map(({ status }) => status)
     t.ok(statuses.includes(200) && statuses.every(status => status === 200 || status === 400), String(statuses))
+    /** When the last request was sent that was served, after the end. */
     const delays = await Promise.all(
       urls.map(async url => {
-        let answer = await ask(known.cookie, url)
-        while (answer.status === 200 && performance.now() - endedAt < 5000) answer = await ask(known.cookie, url)
-        t.match([answer.status, answer.json().reason], [401, 'backchannel_logout'], url)
-        return performance.now() - endedAt
+        let lastServedMs = 0
+        for (;;) {
+          const sentMs = performance.now() - endedAt
+          const answer = await ask(known.cookie, url)
+          if (answer.status === 200) lastServedMs = sentMs
+          if (answer.status === 200 && sentMs < 5000) continue
+          t.match([answer.status, answer.json().reason], [401, 'backchannel_logout'], url)
+          return lastServedMs
+        }
       }),
     )
-    t.comment(`${names}: ${statuses}, refused ${delays.map(ms => ms.toFixed(0)).join(', ')} ms later`)
+    t.comment(`${names}: ${statuses}, served for ${delays.map(ms => ms.toFixed(0)).join(', ')} ms more`)
     for (const delay of delays) t.ok(delay < 1000)
     for (const url of urls) t.equal((await ask(other.jar.get(sessionCookie) ?? '', url)).status, 200, 'nobody else')
     t.ok(await isRevoked(op, known.refreshToken))
