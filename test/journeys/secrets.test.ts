@@ -5,6 +5,7 @@ import { login, throughProvider } from '../support/login.ts'
 import { withoutHint } from '../support/logout-hint.ts'
 import { startProvider, type TestProvider } from '../support/provider.ts'
 import { startRedis } from '../support/redis.ts'
+import { linked } from '../support/stage.ts'
 import { startUpstream } from '../support/upstream.ts'
 
 const cookieName = '__Host-coatcheck'
@@ -125,6 +126,7 @@ test('no answer of the gateway holds a token, whatever is asked and whatever goe
   redis.pause()
   answers.push(await browser.api('/api/items'), await browser.api('/bff/user'))
   redis.resume()
+  await linked(gateway)
   const { session } = (await browser.api('/bff/user')).json() as { session: { logoutUrl: string } }
   const logout = await browser.navigate(session.logoutUrl)
   answers.push(...logout.chain, await throughProvider(browser, logout, provider))
