@@ -417,11 +417,14 @@ test('a stream that no word reaches ends within a second all the same', parallel
   for (const stream of streams) t.same(lastOf(stream), ['ended', { reason: 'logout' }])
 })
 
+const heldMs = 1500
+const soon = (holds: () => boolean | Promise<boolean>) => eventually(holds, heldMs)
+
 /**
- * A command whose answer is held back fails after two seconds. A scene that took longer on a busy machine, and so came to
- * nothing, is played again.
+ * Plays a scene while answers of Redis are held back. A command waits two seconds for its own: a scene that took longer on
+ * a busy machine, or came to nothing, is played again.
  */
-async function whileHeld<T>(t: Test, scene: (pair: Awaited<ReturnType<typeof startPair>>) => Promise<T>) {
+async function whileHeld<T>(t: Test, scene: (pair: Awaited<ReturnType<typeof startPair>>) => Promise<T | null>) {
   for (let tries = 0; tries < 3; tries += 1) {
     const pair = await startPair(t)
     const since = performance.now()
@@ -429,10 +432,10 @@ async function whileHeld<T>(t: Test, scene: (pair: Awaited<ReturnType<typeof sta
     const result = await scene(pair)
     const tookMs = performance.now() - since
     pair.link.release()
-    if (tookMs < 1500) return { ...pair, result }
-    t.comment(`answers were held back for ${tookMs.toFixed(0)} ms, which is too long`)
+    if (result !== null && tookMs < heldMs) return { ...pair, result }
+    t.comment(`the scene took ${tookMs.toFixed(0)} ms${result === null ? ' and came to nothing' : ''}`)
   }
-  throw new Error('answers cannot be held back for less than two seconds here')
+  throw new Error('the scene did not come about in three attempts')
 }
 
 // The session ends between the look at it and the stream's first listening: the word finds no stream to tell.
@@ -440,10 +443,10 @@ test('a session that ends while its stream is being opened ends the stream', par
   const { result } = await whileHeld(t, async ({ link, sound, browser, open }) => {
     const opening = open()
     const id = sessionIdOf(cookieOf(browser))
-    t.ok(await eventually(() => link.heldReads() === 1), 'it was read')
+    if (!(await soon(() => link.heldReads() === 1))) return null
+    // It was read; then it ends, and the word of that overtakes the answer.
     t.equal((await browser.api(`${sound.url}/bff/logout`, { method: 'POST' })).status, 200)
-    t.ok(await eventually(() => link.toldOf(id)), 'then it ended, and the word overtook the answer')
-    return { opening, since: performance.now() }
+    return (await soon(() => link.toldOf(id))) ? { opening, since: performance.now() } : null
   })
   const stream = await result.opening
   t.equal(stream.status, 200, 'what was read was a live session')
@@ -465,11 +468,11 @@ test('a stream whose client has gone before it was opened leaves nothing behind'
       `Cookie: ${sessionCookie}=${cookieOf(browser)}`,
     ]
     for (const socket of sockets) socket.write(`${head.join('\r\n')}\r\n\r\n`)
-    t.ok(await eventually(() => link.heldReads() === clients))
+    const areRead = await soon(() => link.heldReads() === clients)
     for (const socket of sockets) socket.destroy()
     const { server } = troubled.app.publicServer
     const connections = promisify(server.getConnections.bind(server))
-    t.ok(await eventually(async () => (await connections()) === 0), 'they are gone')
+    return areRead && (await soon(async () => (await connections()) === 0)) ? 'they are gone' : null
   })
   const id = sessionIdOf(cookieOf(browser))
   const before = link.looksAt(id)
@@ -482,10 +485,10 @@ test('a stream whose client has gone before it was opened leaves nothing behind'
 test('a stream that is being opened while the gateway stops does not hold it up', parallel(), async t => {
   const { result } = await whileHeld(t, async ({ link, troubled, open }) => {
     const opening = open().catch(() => null)
-    t.ok(await eventually(() => link.heldReads() === 1))
+    if (!(await soon(() => link.heldReads() === 1))) return null
     const stopping = troubled.close()
-    t.ok(await eventually(() => !troubled.app.publicServer.server.listening))
-    return { opening, stopping, since: performance.now() }
+    const isClosed = await soon(() => !troubled.app.publicServer.server.listening)
+    return isClosed ? { opening, stopping, since: performance.now() } : null
   })
   const tookMs = await result.stopping.then(() => performance.now() - result.since)
   t.comment(`it took ${tookMs.toFixed(0)} ms`)
