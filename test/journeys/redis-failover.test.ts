@@ -18,7 +18,7 @@ const url = (host: string) => `redis://coatcheck:${encodeURIComponent(canary)}@$
 const keys = createKeys('coatcheck:')
 const bucketKey = (cookie: string) => keys.bucketFor(sessionIdOf(cookie))
 /** Far longer than a failover takes here, and short enough to be waited for. */
-const idleSeconds = 15
+const idleSeconds = 40
 
 interface Topology {
   nodes: readonly TestRedis[]
@@ -101,11 +101,11 @@ async function staysInThroughFailover(t: Test, topology: Topology): Promise<void
     const entered = await enter('late').catch(() => null)
     if (entered === null) await sleep(200)
     return entered !== null
-  }, 40_000)
+  }, 60_000)
   const back = () => clients.every(client => client.heard.at(-1)?.status === 200 && client.steady())
   const failing = () => clients.some(({ heard }) => heard.some(({ status, at }) => status === 503 && at > killedAt))
-  t.ok(await eventually(failing, 10_000), 'it is felt')
-  t.ok(await eventually(back, 30_000), 'all are served again')
+  t.ok(await eventually(failing, 20_000), 'it is felt')
+  t.ok(await eventually(back, 60_000), 'all are served again')
   t.comment(`${Math.round(performance.now() - killedAt)} ms from the kill until all are served`)
   t.ok(await loggingIn, 'and new logins succeed')
   t.same(oddities(clients), [], 'nobody was logged out, or told anything but to come again')
@@ -122,7 +122,7 @@ async function staysInThroughFailover(t: Test, topology: Topology): Promise<void
   await logsOut(pair, watched.cookie)
   const endedAt = performance.now()
   await stream.ended
-  t.ok(performance.now() - endedAt < 3000, 'word of a logout goes round')
+  t.ok(performance.now() - endedAt < 10_000, 'word of a logout goes round')
   t.match(stream.text(), /event: ended/)
   const isRevoked = (token: string) => provider.revocations().some(({ form }) => form.get('token') === token)
   t.ok(await eventually(() => provider.revocations().length >= 2, 20_000), 'the outbox is emptied')
@@ -171,7 +171,7 @@ test('nobody is logged out while a slot moves to another node', parallel, async 
   })
   t.match(endings, [{ status: 503 }, { status: 503 }], 'a logout is refused as a whole')
   t.ok(await eventually(() => clients.every(client => client.steady()), 20_000), 'both are served again')
-  t.equal(await topology.masterOf(cookie), to, 'by the other node')
+  t.ok(await eventually(async () => (await topology.masterOf(cookie)) === to), 'by the other node')
   t.same(oddities(clients), [])
   t.ok(
     clients[0]?.heard.some(({ status }) => status === 503),

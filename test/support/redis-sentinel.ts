@@ -91,7 +91,7 @@ async function startSentinel(
       `dir ${dir}`,
       `requirepass ${password}`,
       `sentinel monitor ${masterName} 127.0.0.1 ${masterPort} 2`,
-      `sentinel down-after-milliseconds ${masterName} 800`,
+      `sentinel down-after-milliseconds ${masterName} 4000`,
       `sentinel failover-timeout ${masterName} 5000`,
       '',
     ].join('\n'),
