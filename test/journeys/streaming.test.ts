@@ -76,7 +76,9 @@ test('the first event of a stream and the first chunk of a slow download are the
     const started = performance.now()
     const answer = await browser.stream(`/api${path}`)
     await answer.waitFor(/data: one\n\n/)
-    t.ok(performance.now() - started < 1000, `${path} after ${Math.round(performance.now() - started)} ms`)
+    const tookMs = Math.round(performance.now() - started)
+    t.comment(`${path} after ${tookMs} ms`)
+    t.ok(tookMs < 5000, `${path} at once`)
     t.equal(answer.text(), 'data: one\n\n', 'while the upstream holds the rest back')
     const [response] = [...held].slice(-1)
     response?.end('data: two\n\n')
@@ -111,7 +113,10 @@ test('a client that leaves takes its request to the upstream along', async t => 
   const left = performance.now()
   for (const { socket } of [waiting, reading, sending, posted]) socket.destroy()
   t.ok(await eventually(() => gone.size === 4))
-  for (const [path, at] of gone) t.ok(at - left < 1000, `${path} after ${Math.round(at - left)} ms`)
+  for (const [path, at] of gone) {
+    t.comment(`${path} after ${Math.round(at - left)} ms`)
+    t.ok(at - left < 5000, `${path} at once`)
+  }
   t.ok(
     api.requests.every(({ complete }) => !complete),
     'and none has been seen as whole',
@@ -422,7 +427,7 @@ function pour(to: NodeJS.WritableStream, count: (bytes: number) => void): void {
   fill()
 }
 
-/** Takes all, with a rest of 1.5 s on the way, after which it tells how far the sender had come by its beginning and end. */
+/** Takes all, with a rest on the way, after which it tells how far the sender had come by its beginning and end. */
 async function drain(from: IncomingMessage, sent: () => number) {
   let received = 0
   let rested: { before: number; after: number } | undefined
@@ -430,15 +435,17 @@ async function drain(from: IncomingMessage, sent: () => number) {
     received += chunk.length
     if (rested !== undefined || received < gigabyte / 8) continue
     // Buffers on the way fill up first.
-    await pause(500)
-    const before = sent()
-    await pause(1000)
-    rested = { before, after: sent() }
+    const begunAt = performance.now()
+    do {
+      const before = sent()
+      await pause(1000)
+      rested = { before, after: sent() }
+    } while (rested.before !== rested.after && performance.now() - begunAt < 20_000)
   }
   return { received, rested }
 }
 
-test('a gigabyte goes either way in flat memory, and no faster than it is read', { timeout: 120_000 }, async t => {
+test('a gigabyte goes either way in flat memory, and no faster than it is read', { timeout: 240_000 }, async t => {
   const redis = await startRedis()
   const replicas = await startReplicas(1, {
     provider,
