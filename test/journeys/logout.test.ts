@@ -34,7 +34,7 @@ test('a logout', async t => {
     const elsewhere = await stage.loggedIn('alice')
     const cookie = cookieOf(browser)
     const refreshToken = [...provider.issued.refreshTokens].at(-2)
-    const revocations = provider.revocations().length
+    const isRevoked = () => provider.revocations().some(({ form }) => form.get('token') === refreshToken)
     const end = await browser.navigate(await logoutUrlOf(browser), { from: gateway.url })
     const [answer] = end.chain
     t.equal(answer?.status, 302)
@@ -42,8 +42,7 @@ test('a logout', async t => {
     t.equal(answer?.text, '')
     clears(t, answer?.rawSetCookie ?? [])
     t.equal(await statusWith(cookie), 401, 'a copy of the cookie is worth nothing')
-    t.ok(await eventually(() => provider.revocations().length > revocations))
-    t.equal(provider.revocations().at(-1)?.form.get('token'), refreshToken)
+    t.ok(refreshToken && (await eventually(isRevoked)), 'its refresh token is revoked')
     t.match(gateway.events('session_ended').at(-1), { reason: 'logout' })
     const back = await throughProvider(browser, end, provider)
     t.equal(back.url, `${gateway.url}/goodbye`)
@@ -228,7 +227,9 @@ test('a logout', async t => {
     const started = performance.now()
     t.equal((await kim.navigate(target, { stopBefore: () => true })).status, 302)
     t.equal((await leo.api('/bff/logout', { method: 'POST' })).status, 200)
-    t.ok(performance.now() - started < 2000, 'within two seconds')
+    const tookMs = performance.now() - started
+    t.comment(`two logouts took ${tookMs.toFixed(0)} ms`)
+    t.ok(tookMs < 5000, 'nobody waits for the provider')
     for (const cookie of cookies) t.equal(await statusWith(cookie), 401)
     t.ok(await eventually(() => gateway.events('revocation').some(({ outcome }) => outcome === 'pending')))
     provider.reset()
@@ -265,7 +266,7 @@ test('a logout', async t => {
     await page.goto(`${gateway.url}/bff/logout`)
     t.equal(page.url(), `${gateway.url}/bff/logout`, 'the page asks')
     await page.click('button')
-    await page.waitForURL(`${gateway.url}/goodbye`, { timeout: 5000 })
+    await page.waitForURL(`${gateway.url}/goodbye`)
     t.notOk(await hasCookie())
     t.ok(provider.of('logout').some(({ path }) => path.endsWith('/confirm')))
     await page.goto(`${gateway.url}/bff/login`)
