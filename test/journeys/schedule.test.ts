@@ -34,7 +34,7 @@ const reportsScope = 'api:read'
 /** A session that has ended is unusable on every replica after this, in milliseconds. */
 const everywhereMs = 1000
 /** How long it may take until everything is ended, revoked and quiet: a replica visits each outbox every 30 seconds. */
-const quietMs = 35_000
+const quietMs = 60_000
 const hasteMs = 700
 
 /** The replicas of a run. */
