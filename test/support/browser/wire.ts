@@ -111,7 +111,7 @@ function exchange(
 
 /** When a raw exchange is over. */
 export interface RawRequestOptions {
-  /** So long after the last byte the answer counts as complete, if the server keeps the connection. */
+  /** So long after the last byte the answer counts as complete, unless the bytes ask the server to close. */
   idleMs?: number
   /** So long it may take in all. */
   timeoutMs?: number
@@ -124,7 +124,9 @@ export interface RawRequestOptions {
  * empty when the server closed or reset without a word.
  */
 export function rawRequest(port: number, bytes: string | Uint8Array, options: RawRequestOptions = {}): Promise<string> {
-  const { idleMs = 300, timeoutMs = 5000, end = false } = options
+  const { idleMs = 300, timeoutMs = 20_000, end = false } = options
+  const data = typeof bytes === 'string' ? Buffer.from(bytes, 'latin1') : bytes
+  const closes = /^connection: *close\r$/im.test(Buffer.from(data).toString('latin1'))
   return new Promise((resolve, reject) => {
     const received: Buffer[] = []
     const socket = connect(port, '127.0.0.1')
@@ -139,14 +141,13 @@ export function rawRequest(port: number, bytes: string | Uint8Array, options: Ra
     const limit = setTimeout(finish, timeoutMs)
     socket.on('connect', () => {
       connected = true
-      const data = typeof bytes === 'string' ? Buffer.from(bytes, 'latin1') : bytes
       if (end) socket.end(data)
       else socket.write(data)
     })
     socket.on('data', chunk => {
       received.push(chunk)
       clearTimeout(idle)
-      idle = setTimeout(finish, idleMs)
+      if (!closes) idle = setTimeout(finish, idleMs)
     })
     socket.on('close', finish)
     socket.on('error', error => {
