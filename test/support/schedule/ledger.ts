@@ -1,3 +1,4 @@
+import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Answer, ProviderRequest, TestProvider } from '../provider.ts'
 import { claimsOf } from '../provider-logout.ts'
@@ -96,6 +97,9 @@ export function keepLedger(provider: TestProvider, hooks: LedgerHooks): Ledger {
   const origins = new Map<string, AccessTokenOrigin>()
   const current = new WeakMap<ProviderRequest, { chain: Chain; presentation: Presentation; ms: number }>()
   const kills: { signalledAt: number; goneAt: number }[] = []
+  /** By how much later than it was sent a request may be seen here, in nanoseconds. */
+  const lag = monitorEventLoopDelay({ resolution: 10 })
+  lag.enable()
 
   /** Whether whoever made this presentation may have been killed before it could store what came of it. */
   const pardoned = ({ beganAt, answeredAt }: Presentation) =>
@@ -119,8 +123,8 @@ export function keepLedger(provider: TestProvider, hooks: LedgerHooks): Ledger {
     // A refusal for one upstream is checked against the login's own token, whatever its age.
     const answered = chain.presentations.filter(({ outcome }) => outcome !== 'lost')
     if (chain.refusedByUpstream || answered.at(-1)?.outcome === 'not_given') return
-    // A token is as old as the question for it.
-    const fresh = (earlier: Presentation) => beganAt - earlier.beganAt < ledger.lifetime * 500
+    // A token is as old as the question for it, which was put before it was seen here.
+    const fresh = (earlier: Presentation) => beganAt - earlier.beganAt < ledger.lifetime * 500 - lag.max / 1e6
     const same = chain.presentations.filter(each => each.scope === scope && each.outcome === 'delivered')
     if (same.some(each => fresh(each) && !pardoned(each))) ledger.hooks.fault('a token was replaced that was fresh')
   }
@@ -215,6 +219,7 @@ export function keepLedger(provider: TestProvider, hooks: LedgerHooks): Ledger {
     clear: () => {
       for (const map of [chains, chainOf, origins]) map.clear()
       kills.length = 0
+      lag.reset()
     },
   }
   return ledger
