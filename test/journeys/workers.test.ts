@@ -10,6 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import tap, { type Test, test } from 'tap'
 import { randomToken } from '../../src/core/random.ts'
+import { sessionHandle, sessionIdOf } from '../../src/core/session.ts'
 import { createBrowser } from '../support/browser.ts'
 import { freePort } from '../support/free-port.ts'
 import { login } from '../support/login.ts'
@@ -127,7 +128,7 @@ test('two workers are as one process to everybody, to their end', { buffered: tr
   await t.test('what is in flight in any worker is finished when the primary is told to stop', async t => {
     const cookie = await enter(gateway)
     const before = upstream.requests.length
-    const calls = times(20, () => ask(gateway, cookie, { path: '/api/stopping?ms=800' }))
+    const calls = times(20, () => ask(gateway, cookie, { path: '/api/stopping?ms=3000' }))
     await eventually(() => upstream.requests.slice(before).filter(({ url }) => url.includes('stopping')).length === 20)
     const ended = once(gateway.process, 'exit')
     // As a terminal's Ctrl-C, which everybody hears, after an orchestrator's word, which only the first hears.
@@ -194,7 +195,7 @@ test('two workers come and go by themselves', { buffered: true }, async t => {
       const died = said(gateway, 'died').length
       writeFileSync(file, 'nonsense')
       process.kill(living(gateway)[0] ?? 0, 'SIGKILL')
-      t.ok(await eventually(() => said(gateway, 'died').length === died + 4, 20_000))
+      t.ok(await eventually(() => said(gateway, 'died').length === died + 4, 60_000))
       const later = said(gateway, 'died').slice(died + 1)
       const rests = later.map(({ restMs }) => Number(restMs))
       t.ok(Number(rests[0]) >= 100)
@@ -204,7 +205,7 @@ test('two workers come and go by themselves', { buffered: true }, async t => {
       t.equal(await statusOf(gateway), 200)
       t.equal(await ask(gateway, cookie), 200)
       writeFileSync(file, redis.url)
-      t.ok(await eventually(() => living(gateway).length === 2, 15_000))
+      t.ok(await eventually(() => living(gateway).length === 2))
     },
   )
 
@@ -218,7 +219,7 @@ test('two workers come and go by themselves', { buffered: true }, async t => {
     await gateway.stop('SIGKILL')
     t.ok(await eventually(() => isRefused(Number(new URL(gateway.url).port)), 500), 'the port is free')
     t.strictSame(await calls, Array(6).fill(200))
-    t.ok(await eventually(() => !workers.some(lives), 5000), 'nobody is left')
+    t.ok(await eventually(() => !workers.some(lives), 20_000), 'nobody is left')
   })
 })
 
@@ -247,15 +248,16 @@ test('three workers sweep as often as one process does, and end each session onc
 
   // A session that ends in a worker is told to the primary, which would look by itself only after half a minute.
   const cookie = await enter(gateway)
-  const before = provider.revocations().length
+  const handle = sessionHandle(sessionIdOf(cookie))
+  const isRevoked = () => gateway.events('revocation').some(({ session }) => session === handle)
   t.equal(await ask(gateway, cookie, { path: '/bff/logout', method: 'POST' }), 200)
-  t.ok(await eventually(() => provider.revocations().length > before, 3000), 'at once')
+  t.ok(await eventually(isRevoked, 10_000), 'at once')
 
   await sleep(Math.max(0, startedAt + 3000 - performance.now()))
   monitor.stop()
   const visits = (performance.now() - startedAt) / 1000 + 1
   t.equal(revoked().length, 40, 'none twice')
-  t.equal(gateway.events('session_ended').length, 41)
+  t.ok(await eventually(() => gateway.events('session_ended').length === 41))
   t.equal(monitor.sweeps.size, 1, 'one of the processes sweeps')
   const [sweeps = 0] = monitor.sweeps.values()
   t.ok(sweeps > 256 && sweeps < visits * 256, `${sweeps} sweeps in ${Math.round(visits - 1)} s`)
