@@ -1,6 +1,7 @@
 import tap, { test } from 'tap'
 import { randomToken } from '../../src/core/random.ts'
 import { rawRequest } from '../support/browser.ts'
+import type { RedisMonitor } from '../support/redis-monitor.ts'
 import { eventually, sessionCookie, startStage } from '../support/stage.ts'
 
 const most = 10
@@ -15,6 +16,14 @@ const newcomer = () => {
   return { 'X-Forwarded-For': `198.51.100.${addresses}` }
 }
 const browser = stage.browser()
+/** What was asked of Redis so far: a monitor may tell of it only after the answer to a request. */
+async function commandsOf(monitor: RedisMonitor): Promise<string[][]> {
+  const last = randomToken()
+  await redis.client.echo(last)
+  const isTold = () => monitor.commands.some(words => words.includes(last))
+  if (!(await eventually(isTold))) throw new Error('the monitor has stopped')
+  return monitor.commands.filter(([name]) => name !== 'echo')
+}
 const page = { Accept: 'text/html', 'Sec-Fetch-Mode': 'navigate', 'Sec-Fetch-Dest': 'document' }
 
 // Each login keeps a transaction in Redis for minutes: anybody could fill it (OWASP ASVS 2.4.1).
@@ -29,7 +38,7 @@ test('logins from one address are bounded, before Redis is asked, and those from
     t.match(answer.headers, { 'retry-after': /^[1-9]\d?$/, 'content-type': /html/, 'cache-control': 'no-store' })
     t.strictSame(answer.rawSetCookie, [])
   }
-  t.strictSame(monitor.commands, [])
+  t.strictSame(await commandsOf(monitor), [])
   monitor.stop()
   const problem = await browser.get('/bff/login', { headers: flooder, cookies: [] })
   t.match(problem.json(), { code: 'too_many_requests', status: 429 })
@@ -106,11 +115,11 @@ test('cookies that name nothing are bounded, and cost one read each', async t =>
     t.match(answer.headers['retry-after'], /^[1-9]\d?$/)
     t.strictSame(answer.rawSetCookie, [])
   }
-  const asked = monitor.commands.length
+  const asked = (await commandsOf(monitor)).length
   t.ok(asked <= 20, `${asked} commands`)
   for (const cookie of ['x', '', 'A'.repeat(42), 'A'.repeat(44), `${'A'.repeat(42)}!`, 'A'.repeat(4000)])
     t.equal((await browser.api('/bff/user', { headers, cookies: [`${sessionCookie}=${cookie}`] })).status, 401)
-  t.equal(monitor.commands.length, asked, 'a malformed one is not even looked up')
+  t.equal((await commandsOf(monitor)).length, asked, 'a malformed one is not even looked up')
   monitor.stop()
   t.strictSame((await redis.keys()).sort(), keys, 'nothing was written')
   t.equal((await alice.api('/bff/user', { headers })).status, 200, 'a user at the same address is served')
@@ -163,7 +172,7 @@ test('a flood of cookies is refused at once, and one below the limit is survived
 
 // One header that takes a second to read, and a few clients stop everybody (OWASP ASVS 1.3.12).
 test('no parsing takes longer than its input is worth', async t => {
-  const long = 15_000
+  const [long, slowMs] = [15_000, 250]
   const headers: [string, string][] = [
     ...['a=b; ', ';', ' ', '=', `${sessionCookie}=`, '"'].map((unit): [string, string] => ['Cookie', fill(unit, long)]),
     ...['text/html,', ',', ';q=0,', '*'].map((unit): [string, string] => ['Accept', fill(unit, long)]),
@@ -191,13 +200,18 @@ test('no parsing takes longer than its input is worth', async t => {
   const timesMs: number[] = []
   for (const [start, line] of requests) {
     const host = line?.startsWith('Host:') ? '' : 'Host: localhost\r\n'
-    const started = performance.now()
-    const answer = await rawRequest(gateway.port, `${start} HTTP/1.1\r\n${host}${line}\r\nConnection: close\r\n\r\n`)
-    timesMs.push(performance.now() - started)
-    t.match(answer, /^HTTP\/1\.1 [234]\d\d /, `${start?.slice(0, 30)} ${line?.slice(0, 30)}`)
+    let bestMs = Number.POSITIVE_INFINITY
+    // What takes long for its own sake does so every time; a busy machine does not.
+    for (let tries = 0; tries < 3 && bestMs > slowMs; tries += 1) {
+      const started = performance.now()
+      const answer = await rawRequest(gateway.port, `${start} HTTP/1.1\r\n${host}${line}\r\nConnection: close\r\n\r\n`)
+      bestMs = Math.min(bestMs, performance.now() - started)
+      t.match(answer, /^HTTP\/1\.1 [234]\d\d /, `${start?.slice(0, 30)} ${line?.slice(0, 30)}`)
+    }
+    timesMs.push(bestMs)
   }
   const slow = timesMs.toSorted((a, b) => a - b).at(-3) ?? 0
-  t.ok(slow < 250, `${Math.round(slow)} ms`)
+  t.ok(slow < slowMs, `${Math.round(slow)} ms`)
 })
 
 function fill(unit: string, length: number): string {
