@@ -18,7 +18,7 @@ const url = (host: string) => `redis://coatcheck:${encodeURIComponent(canary)}@$
 const keys = createKeys('coatcheck:')
 const bucketKey = (cookie: string) => keys.bucketFor(sessionIdOf(cookie))
 /** Far longer than a failover takes here, and short enough to be waited for. */
-const idleSeconds = 40
+const idleSeconds = 30
 /** A master of a cluster that is silent for so long is gone, and not only held up by a busy machine. */
 const nodeTimeoutMs = 3000
 
