@@ -309,7 +309,7 @@ test('around the deadline a request is either served and the session lives on, o
     const [session] = await planter.plant(1)
     const moment = volleys[count % volleys.length]
     if (session && moment) plays.push(play(session, moment))
-    await sleep(100)
+    await sleep(70)
   }
   await Promise.all(plays)
   t.comment(
