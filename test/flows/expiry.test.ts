@@ -8,8 +8,8 @@ import type { Revocation } from '../../src/oidc/provider.ts'
 import { createMemoryStore } from '../../src/store/memory.ts'
 import { type EndedSession, leaseMs, type Store } from '../../src/store/store.ts'
 import { createClock } from '../support/clock.ts'
+import { eventually } from '../support/eventually.ts'
 import { identity, tokensWith } from '../support/samples.ts'
-import { eventually } from '../support/stage.ts'
 
 const lifetimes = { idleTimeout: 100, absoluteTimeout: 1000 }
 

@@ -11,8 +11,8 @@ import type { Audience, Refresh } from '../../src/oidc/refresh.ts'
 import { createMemoryStore } from '../../src/store/memory.ts'
 import { loginSlot, refreshLeaseMs, type Store } from '../../src/store/store.ts'
 import { createClock } from '../support/clock.ts'
+import { eventually } from '../support/eventually.ts'
 import { identity } from '../support/samples.ts'
-import { eventually } from '../support/stage.ts'
 
 const audience = { slot: loginSlot, upstream: 'api', scope: undefined, resource: undefined }
 const lifetimes = { idleTimeout: 1000, absoluteTimeout: 2000 }

@@ -2,9 +2,10 @@ import tap, { type Test, test } from 'tap'
 import { randomToken } from '../../src/core/random.ts'
 import { sessionHandle, sessionIdOf, userHandle } from '../../src/core/session.ts'
 import { rawRequest, type TestBrowser } from '../support/browser.ts'
+import { eventually } from '../support/eventually.ts'
 import { startGateway } from '../support/gateway.ts'
 import { startProvider } from '../support/provider.ts'
-import { eventually, sessionCookie, startStage } from '../support/stage.ts'
+import { sessionCookie, startStage } from '../support/stage.ts'
 
 const adminToken = 'the-administrators-own-secret'
 const stage = await startStage(tap, { memory: true, env: { ADMIN_TOKEN: adminToken } })

@@ -3,7 +3,8 @@ import type { AddressInfo } from 'node:net'
 import { type Test, test } from 'tap'
 import type { BrowserResponse, HeaderInput } from '../support/browser.ts'
 import { launchChromium } from '../support/chromium.ts'
-import { eventually, sessionCookie, startStage } from '../support/stage.ts'
+import { eventually } from '../support/eventually.ts'
+import { sessionCookie, startStage } from '../support/stage.ts'
 
 test('the rule for scripts', async t => {
   const stage = await startStage(t)

@@ -4,7 +4,7 @@ import type { SessionEvent } from '../../src/core/events.ts'
 import type { EndReason, StoredSession } from '../../src/core/session.ts'
 import { createSessionWatch } from '../../src/http/session-watch.ts'
 import type { Lookup } from '../../src/store/store.ts'
-import { eventually } from '../support/stage.ts'
+import { eventually } from '../support/eventually.ts'
 
 const live: Lookup = { state: 'live', stored: {} as StoredSession }
 const ended = (sessionId: string, reason: EndReason): SessionEvent => ({ type: 'ended', sessionId, reason })

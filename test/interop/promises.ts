@@ -1,6 +1,7 @@
 import type { Test } from 'tap'
+import { eventually } from '../support/eventually.ts'
 import { accessTokenSeconds, type ForeignProvider, type Registration } from '../support/interop/provider.ts'
-import { eventually, type InteropStage, partOf, startInterop, type Visitor } from '../support/interop/stage.ts'
+import { type InteropStage, partOf, startInterop, type Visitor } from '../support/interop/stage.ts'
 
 /** In what providers differ. */
 export interface Traits {

@@ -2,6 +2,7 @@ import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import tap, { type Test, test } from 'tap'
 import { createBrowser } from '../support/browser.ts'
+import { eventually } from '../support/eventually.ts'
 import { claims, type Forgery, withoutHash } from '../support/forgeries.ts'
 import { startGateway } from '../support/gateway.ts'
 import { startHouse } from '../support/hostile-provider.ts'
@@ -9,7 +10,7 @@ import { type IdTokenDraft, startProvider } from '../support/provider.ts'
 import { holdTokenResponses, knownSession, sendLogoutToken } from '../support/provider-logout.ts'
 import { startRace } from '../support/race.ts'
 import { startReplicas } from '../support/replicas.ts'
-import { eventually, login, sessionCookie, startStage } from '../support/stage.ts'
+import { login, sessionCookie, startStage } from '../support/stage.ts'
 
 /*
  * How gateways like this one are broken in practice, continued from attacks.test.ts: the attacks on sessions, on what the

@@ -4,9 +4,10 @@ import tap, { test } from 'tap'
 import { randomToken } from '../../src/core/random.ts'
 import { rawRequest } from '../support/browser.ts'
 import { launchChromium } from '../support/chromium.ts'
+import { eventually } from '../support/eventually.ts'
 import { freePort } from '../support/free-port.ts'
 import { startGateway } from '../support/gateway.ts'
-import { bindingPrefix, eventually, login, sessionCookie, sessionCookiesSet, startStage } from '../support/stage.ts'
+import { bindingPrefix, login, sessionCookie, sessionCookiesSet, startStage } from '../support/stage.ts'
 import { startUpstream, type TestUpstream } from '../support/upstream.ts'
 
 /*

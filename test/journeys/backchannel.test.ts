@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import tap, { type Test, test } from 'tap'
 import { sessionHandle, sessionIdOf } from '../../src/core/session.ts'
 import { type BrowserResponse, createBrowser } from '../support/browser.ts'
+import { eventually } from '../support/eventually.ts'
 import { claims } from '../support/forgeries.ts'
 import { startGateway } from '../support/gateway.ts'
 import { login, throughProvider } from '../support/login.ts'
@@ -16,7 +17,7 @@ import {
 } from '../support/provider-logout.ts'
 import { startRedis } from '../support/redis.ts'
 import { startReplicas } from '../support/replicas.ts'
-import { eventually, linked, sessionCookie, startStage } from '../support/stage.ts'
+import { linked, sessionCookie, startStage } from '../support/stage.ts'
 
 const stage = await startStage(tap, { env: { SESSION_MAX_PER_USER: '100' } })
 const { clock, gateway, provider, redis } = stage

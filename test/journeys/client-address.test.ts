@@ -1,5 +1,6 @@
 import tap, { test } from 'tap'
-import { eventually, startStage } from '../support/stage.ts'
+import { eventually } from '../support/eventually.ts'
+import { startStage } from '../support/stage.ts'
 
 const trusting = await startStage(tap, { env: { TRUSTED_PROXIES: '127.0.0.0/8, ::1, 10.0.0.0/8' } })
 const direct = await startStage(tap, { memory: true })

@@ -4,8 +4,9 @@ import { decodeJwt, decodeProtectedHeader, SignJWT } from 'jose'
 import { type Test, test } from 'tap'
 import { createBrowser, type TestBrowser } from '../support/browser.ts'
 import { type ClientKeyPair, createClientKeys, createSecretFiles } from '../support/client-keys.ts'
+import { eventually } from '../support/eventually.ts'
 import type { ProviderRequest } from '../support/provider.ts'
-import { eventually, login, type Stage, type StageOptions, sessionCookie, startStage } from '../support/stage.ts'
+import { login, type Stage, type StageOptions, sessionCookie, startStage } from '../support/stage.ts'
 import { startUpstream } from '../support/upstream.ts'
 
 /** Of access tokens at the provider, in seconds. */

@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url'
 import tap, { test } from 'tap'
 import { sessionIdOf } from '../../src/core/session.ts'
 import { createBrowser } from '../support/browser.ts'
+import { eventually } from '../support/eventually.ts'
 import { freePort } from '../support/free-port.ts'
 import { login } from '../support/login.ts'
 import { createPlanter, type Planted, type Planter } from '../support/planted.ts'
@@ -14,7 +15,7 @@ import { startProvider, type TestProvider } from '../support/provider.ts'
 import { createRandom } from '../support/random.ts'
 import { startRedis } from '../support/redis.ts'
 import { startReplicas } from '../support/replicas.ts'
-import { eventually, sessionCookie } from '../support/stage.ts'
+import { sessionCookie } from '../support/stage.ts'
 
 // Side by side: two of these mostly wait, and one is busy for a minute.
 tap.jobs = 3

@@ -4,8 +4,9 @@ import type { Page, WebSocket } from 'playwright-core'
 import { type Test, test } from 'tap'
 import { createServer } from 'vite'
 import { launchChromium } from '../support/chromium.ts'
+import { eventually } from '../support/eventually.ts'
 import { freePort } from '../support/free-port.ts'
-import { eventually, startStage } from '../support/stage.ts'
+import { startStage } from '../support/stage.ts'
 
 test('a developer works on the SPA through the gateway', { timeout: 90_000 }, async t => {
   const vite = await startVite(t)

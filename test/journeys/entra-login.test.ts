@@ -7,9 +7,10 @@ import { startFakeGraph } from '../support/entra/graph.ts'
 import { guidOf, personalTenant } from '../support/entra/keys.ts'
 import { adminToken, type EntraStage, startEntraStage } from '../support/entra/stage.ts'
 import { callbackErrors, errors, forged, startEntra, type TestEntra } from '../support/entra.ts'
+import { eventually } from '../support/eventually.ts'
 import { startGateway } from '../support/gateway.ts'
 import { createSigningKey, type Tamper } from '../support/provider.ts'
-import { eventually, hopOf, sessionCookie, sessionCookiesSet } from '../support/stage.ts'
+import { hopOf, sessionCookie, sessionCookiesSet } from '../support/stage.ts'
 
 const [home, other, stranger] = ['home', 'other', 'stranger'].map(name => guidOf(name)) as [string, string, string]
 

@@ -2,7 +2,7 @@ import { type Test, test } from 'tap'
 import type { TestBrowser } from '../support/browser.ts'
 import { guidOf } from '../support/entra/keys.ts'
 import { type EntraStage, startEntraStage } from '../support/entra/stage.ts'
-import { eventually } from '../support/stage.ts'
+import { eventually } from '../support/eventually.ts'
 
 const [home, other] = ['home', 'other'].map(name => guidOf(name)) as [string, string]
 

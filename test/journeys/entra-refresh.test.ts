@@ -4,8 +4,8 @@ import { createBrowser, type TestBrowser } from '../support/browser.ts'
 import { createSecretFiles } from '../support/client-keys.ts'
 import { type EntraStage, startEntraStage } from '../support/entra/stage.ts'
 import { createCertificate, err, errors, forged } from '../support/entra.ts'
+import { eventually } from '../support/eventually.ts'
 import type { RawAnswer, Responder, Tamper } from '../support/provider.ts'
-import { eventually } from '../support/stage.ts'
 
 const secondSecret = 'second~secret.of-the-test'
 const stage = await startEntraStage(tap, {}, { OIDC_CLIENT_SECRET_2: secondSecret, USER_CLAIMS: 'sub,name,roles' })

@@ -8,13 +8,13 @@ import tap, { type Test, test } from 'tap'
 import type { EndReason } from '../../src/core/session.ts'
 import { sessionHandle, sessionIdOf } from '../../src/core/session.ts'
 import { createBrowser, type LiveResponse, type TestBrowser } from '../support/browser.ts'
-
+import { eventually } from '../support/eventually.ts'
 import { startGateway } from '../support/gateway.ts'
 import { login } from '../support/login.ts'
 import { startProvider } from '../support/provider.ts'
 import { startRedis, type TestRedis } from '../support/redis.ts'
 import { type Replica, type Replicas, startReplicas } from '../support/replicas.ts'
-import { eventually, sessionCookie } from '../support/stage.ts'
+import { sessionCookie } from '../support/stage.ts'
 
 const adminToken = 'the-administrators-own-secret'
 const sealingKey = Buffer.from(Array.from({ length: 32 }, (_, index) => index * 5)).toString('base64')

@@ -4,8 +4,9 @@ import tap, { type Test, test } from 'tap'
 import { sessionIdOf } from '../../src/core/session.ts'
 import type { BrowserResponse } from '../support/browser.ts'
 import { launchChromium } from '../support/chromium.ts'
+import { eventually } from '../support/eventually.ts'
 import { holdTokenResponses, type KnownSession, knownSession, lastIdToken } from '../support/provider-logout.ts'
-import { eventually, linked, sessionCookie, startStage } from '../support/stage.ts'
+import { linked, sessionCookie, startStage } from '../support/stage.ts'
 
 const stage = await startStage(tap, { redisDir: tap.testdir() })
 const { gateway, provider, redis } = stage

@@ -1,8 +1,9 @@
 import tap, { test } from 'tap'
 import { randomToken } from '../../src/core/random.ts'
 import { rawRequest } from '../support/browser.ts'
+import { eventually } from '../support/eventually.ts'
 import type { RedisMonitor } from '../support/redis-monitor.ts'
-import { eventually, sessionCookie, startStage } from '../support/stage.ts'
+import { sessionCookie, startStage } from '../support/stage.ts'
 
 const most = 10
 const stage = await startStage(tap, {

@@ -3,10 +3,10 @@ import { Agent, request } from 'node:http'
 import { test } from 'tap'
 import { parseSetCookie, type TestBrowser } from '../support/browser.ts'
 import { launchChromium } from '../support/chromium.ts'
+import { eventually } from '../support/eventually.ts'
 import { startGateway } from '../support/gateway.ts'
 import {
   bindingPrefix,
-  eventually,
   login,
   type Stage,
   sessionCookie,

@@ -3,8 +3,9 @@ import type { AddressInfo } from 'node:net'
 import { type Test, test } from 'tap'
 import { parseSetCookie, type TestBrowser } from '../support/browser.ts'
 import { launchChromium } from '../support/chromium.ts'
+import { eventually } from '../support/eventually.ts'
 import { formOf } from '../support/page-form.ts'
-import { eventually, linked, sessionCookie, sessionCookiesSet, startStage, throughProvider } from '../support/stage.ts'
+import { linked, sessionCookie, sessionCookiesSet, startStage, throughProvider } from '../support/stage.ts'
 
 const spa = { 'index.html': '<!doctype html><title>SPA</title><link rel="icon" href="data:,">' }
 

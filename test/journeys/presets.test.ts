@@ -2,9 +2,10 @@ import { type Test, test } from 'tap'
 import type { PresetName } from '../../src/core/presets.ts'
 import { sessionHandle, sessionIdOf } from '../../src/core/session.ts'
 import { createJar, type Navigation, type TestBrowser } from '../support/browser.ts'
+import { eventually } from '../support/eventually.ts'
 import { throughProvider } from '../support/login.ts'
 import { type Json, type ProviderOptions, startProvider, type TestProvider } from '../support/provider.ts'
-import { eventually, type Stage, sessionCookie, startStageAround } from '../support/stage.ts'
+import { type Stage, sessionCookie, startStageAround } from '../support/stage.ts'
 import { startUpstream } from '../support/upstream.ts'
 
 /** Of access tokens at the provider, in seconds. */

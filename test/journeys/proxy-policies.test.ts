@@ -1,9 +1,10 @@
 import tap, { test } from 'tap'
 import { randomToken } from '../../src/core/random.ts'
 import type { TestBrowser } from '../support/browser.ts'
+import { eventually } from '../support/eventually.ts'
 import { startGateway } from '../support/gateway.ts'
 import { cookieOf, lifetime, startRules } from '../support/rules.ts'
-import { eventually, linked, sessionCookie, startStage } from '../support/stage.ts'
+import { linked, sessionCookie, startStage } from '../support/stage.ts'
 
 const { stage, side, upstream, gateway, provider, clock, redis, listen } = await startRules(tap)
 

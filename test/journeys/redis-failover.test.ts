@@ -3,11 +3,11 @@ import tap, { type Test, test } from 'tap'
 import { sessionIdOf } from '../../src/core/session.ts'
 import { createKeys } from '../../src/store/redis/keys.ts'
 import { callsOf, denials, permit } from '../support/acl.ts'
+import { eventually } from '../support/eventually.ts'
 import { type Client, oddities, type Pair, startPair } from '../support/failover.ts'
 import type { TestRedis } from '../support/redis.ts'
 import { startCluster, type TestCluster } from '../support/redis-cluster.ts'
 import { startSentinels } from '../support/redis-sentinel.ts'
-import { eventually } from '../support/stage.ts'
 
 // Most of the time here is spent waiting for Redis to find that a master is gone.
 tap.jobs = 3

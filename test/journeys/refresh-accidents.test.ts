@@ -2,9 +2,9 @@ import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { test } from 'tap'
 import { refreshLeaseMs } from '../../src/store/store.ts'
+import { eventually } from '../support/eventually.ts'
 import { startRace } from '../support/race.ts'
 import type { Replica } from '../support/replicas.ts'
-import { eventually } from '../support/stage.ts'
 
 // A rollout ends a replica while the provider works for it: what comes back is the only refresh token there is.
 test('a replica that is told to stop saves what the provider still owes it, and ends in time', async t => {

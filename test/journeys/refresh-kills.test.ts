@@ -2,9 +2,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { test } from 'tap'
 import { sessionHandle, sessionIdOf } from '../../src/core/session.ts'
 import { refreshLeaseMs } from '../../src/store/store.ts'
+import { eventually } from '../support/eventually.ts'
 import { startRace } from '../support/race.ts'
 import { createRandom } from '../support/random.ts'
-import { eventually } from '../support/stage.ts'
 
 // Replicas die in the middle of a refresh, and the provider is slow: whatever the provider did for a dead one is lost.
 test('no session is lost but those whose new token died with its holder', async t => {

@@ -9,13 +9,14 @@ import {
   type RequestOptions,
   type TestBrowser,
 } from '../support/browser.ts'
+import { eventually } from '../support/eventually.ts'
 import { claims, type Forgery, header } from '../support/forgeries.ts'
 import { startGateway, type TestGateway } from '../support/gateway.ts'
 import { login } from '../support/login.ts'
 import { createSigningKey, type ProviderRequest, type RawAnswer, type Responder } from '../support/provider.ts'
 import { startRedis } from '../support/redis.ts'
 import { startRedisLink } from '../support/schedule/redis-link.ts'
-import { eventually, type Stage, type StageOptions, sessionCookie, startStage } from '../support/stage.ts'
+import { type Stage, type StageOptions, sessionCookie, startStage } from '../support/stage.ts'
 import { startUpstream, type TestUpstream } from '../support/upstream.ts'
 
 /** Of access tokens at the provider, in seconds. */

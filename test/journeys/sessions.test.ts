@@ -7,6 +7,7 @@ import { randomToken } from '../../src/core/random.ts'
 import { type EndReason, endReasons, expired, sessionHandle, sessionIdOf, userIndex } from '../../src/core/session.ts'
 import { confirmedForMs } from '../../src/store/session-cache.ts'
 import { type BrowserResponse, createJar, type TestBrowser } from '../support/browser.ts'
+import { eventually } from '../support/eventually.ts'
 import { claims } from '../support/forgeries.ts'
 import { startGateway } from '../support/gateway.ts'
 import { login } from '../support/login.ts'
@@ -14,7 +15,7 @@ import { startProvider, type TestProvider } from '../support/provider.ts'
 import { lastIdToken, sendLogoutToken } from '../support/provider-logout.ts'
 import { startRedis } from '../support/redis.ts'
 import { type Replica, startReplicas } from '../support/replicas.ts'
-import { bindingPrefix, eventually, type Stage, sessionCookie, startStage } from '../support/stage.ts'
+import { bindingPrefix, type Stage, sessionCookie, startStage } from '../support/stage.ts'
 
 interface SessionView {
   id: string

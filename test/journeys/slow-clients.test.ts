@@ -1,10 +1,10 @@
 import { connect, type Socket } from 'node:net'
 import tap, { test } from 'tap'
 import { createBrowser, rawRequest } from '../support/browser.ts'
+import { eventually } from '../support/eventually.ts'
 import { startGateway } from '../support/gateway.ts'
 import { login } from '../support/login.ts'
 import { startProvider } from '../support/provider.ts'
-import { eventually } from '../support/stage.ts'
 import { startUpstream } from '../support/upstream.ts'
 
 const limits = { headersMs: 3000, requestMs: 4000, unreadMs: 2000, checkMs: 500 }

@@ -3,8 +3,9 @@ import tap, { type Test, test } from 'tap'
 import { sessionHandle, sessionIdOf } from '../../src/core/session.ts'
 import { type BrowserResponse, createJar, type TestBrowser } from '../support/browser.ts'
 import { launchChromium } from '../support/chromium.ts'
+import { eventually } from '../support/eventually.ts'
 import { login, throughProvider } from '../support/login.ts'
-import { eventually, type Stage, sessionCookie, startStage } from '../support/stage.ts'
+import { type Stage, sessionCookie, startStage } from '../support/stage.ts'
 import type { UpstreamRequest } from '../support/upstream.ts'
 
 const hour = 3600

@@ -10,9 +10,10 @@ import {
 import { startFakeApi } from '../support/entra/api.ts'
 import { challenges, demands } from '../support/entra/challenges.ts'
 import { callbackErrors, errors, policyClaims, startEntra, type TestEntra } from '../support/entra.ts'
+import { eventually } from '../support/eventually.ts'
 import { login, throughProvider } from '../support/login.ts'
 import type { Json } from '../support/provider.ts'
-import { eventually, type Stage, type StageProvider, sessionCookie, startStageAround } from '../support/stage.ts'
+import { type Stage, type StageProvider, sessionCookie, startStageAround } from '../support/stage.ts'
 
 const cp1 = { xms_cc: { values: ['cp1'] } }
 const c1 = demands.acrs('c1')

@@ -5,12 +5,12 @@ import { createServer as createTlsServer } from 'node:tls'
 import tap, { test } from 'tap'
 import { createBrowser, rawRequest } from '../support/browser.ts'
 import { openConnection, requestHead } from '../support/connection.ts'
+import { eventually } from '../support/eventually.ts'
 import { freePort } from '../support/free-port.ts'
 import { startGateway } from '../support/gateway.ts'
 import { login } from '../support/login.ts'
 import { startProvider } from '../support/provider.ts'
 import { selfSigned } from '../support/self-signed.ts'
-import { eventually } from '../support/stage.ts'
 import { startEvil, startUpstream } from '../support/upstream.ts'
 
 const provider = await startProvider()

@@ -2,11 +2,11 @@ import { randomBytes } from 'node:crypto'
 import tap, { test } from 'tap'
 import { createBrowser } from '../support/browser.ts'
 import { createClock } from '../support/clock.ts'
+import { eventually } from '../support/eventually.ts'
 import { startGateway } from '../support/gateway.ts'
 import { login } from '../support/login.ts'
 import { startProvider } from '../support/provider.ts'
 import { startRedis } from '../support/redis.ts'
-import { eventually } from '../support/stage.ts'
 import { startUpstream } from '../support/upstream.ts'
 
 const clock = createClock()

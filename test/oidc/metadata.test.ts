@@ -1,9 +1,10 @@
 import { type Test, test } from 'tap'
 import { createBrowser } from '../support/browser.ts'
 import { createClock } from '../support/clock.ts'
+import { eventually } from '../support/eventually.ts'
 import { claims, padded, show, wrongValues } from '../support/forgeries.ts'
 import { startGateway } from '../support/gateway.ts'
-import { eventually, type Refusal, startHouse } from '../support/hostile-provider.ts'
+import { type Refusal, startHouse } from '../support/hostile-provider.ts'
 import { type Json, startProvider, type TestProvider } from '../support/provider.ts'
 import { startUntrustedServer } from '../support/self-signed.ts'
 

@@ -1,7 +1,8 @@
 import { gzipSync } from 'node:zlib'
 import { test } from 'tap'
+import { eventually } from '../support/eventually.ts'
 import { answers, claims, type Endpoint, padded, sends } from '../support/forgeries.ts'
-import { eventually, type House, type Refusal, startHouse } from '../support/hostile-provider.ts'
+import { type House, type Refusal, startHouse } from '../support/hostile-provider.ts'
 import { drip, endless, type RawAnswer, type Responder, type TestProvider } from '../support/provider.ts'
 
 const hourMs = 3_600_000

@@ -1,7 +1,8 @@
 import { createSecretKey, generateKeyPairSync, randomBytes } from 'node:crypto'
 import { test } from 'tap'
+import { eventually } from '../support/eventually.ts'
 import { claims, header, sends } from '../support/forgeries.ts'
-import { eventually, startHouse } from '../support/hostile-provider.ts'
+import { startHouse } from '../support/hostile-provider.ts'
 import { createSigningKey, drip, endless, type IdTokenDraft, type Json, type Responder } from '../support/provider.ts'
 
 const minuteMs = 60_000

@@ -1,6 +1,7 @@
 import { type Test, test } from 'tap'
+import { eventually } from '../support/eventually.ts'
 import { answers, claims, encode, header, padded, sends, show, wrongValues } from '../support/forgeries.ts'
-import { eventually, type Refusal, startHouse } from '../support/hostile-provider.ts'
+import { type Refusal, startHouse } from '../support/hostile-provider.ts'
 import { createSigningKey, type Json, type TestProvider } from '../support/provider.ts'
 
 const hourMs = 3_600_000

@@ -21,9 +21,9 @@ import {
   type Touch,
 } from '../../src/store/store.ts'
 import { createClock } from '../support/clock.ts'
+import { eventually } from '../support/eventually.ts'
 import { startRedis, type TestRedis } from '../support/redis.ts'
 import { startCluster } from '../support/redis-cluster.ts'
-import { eventually } from '../support/stage.ts'
 import { comesBack, openStore } from '../support/store.ts'
 
 /** What a store under test offers beside itself. */

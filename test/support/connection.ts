@@ -1,5 +1,5 @@
 import { connect, type Socket } from 'node:net'
-import { eventually } from './stage.ts'
+import { eventually } from './eventually.ts'
 
 /** A connection on which a test says exactly what it wants, when it wants. */
 export interface Connection {

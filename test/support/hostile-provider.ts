@@ -1,6 +1,7 @@
 import type { Test } from 'tap'
 import { type BrowserResponse, createBrowser, createJar, type TestBrowser } from './browser.ts'
 import { createClock, type ManualClock } from './clock.ts'
+import { eventually } from './eventually.ts'
 import { type GatewayOptions, startGateway, type TestGateway } from './gateway.ts'
 import { type ProviderOptions, startProvider, type TestProvider } from './provider.ts'
 import { startRedis, type TestRedis } from './redis.ts'
@@ -214,12 +215,3 @@ export async function startHouse(t: Test, options: HouseOptions = {}): Promise<H
 }
 
 const setsSession = (line: string) => line.startsWith(`${sessionCookie}=`) && !line.startsWith(`${sessionCookie}=;`)
-
-/** Whether something that happens in the background comes to pass within five seconds. */
-export async function eventually(holds: () => boolean | Promise<boolean>): Promise<boolean> {
-  for (const deadline = Date.now() + 5000; Date.now() < deadline; ) {
-    if (await holds()) return true
-    await new Promise(resolve => setTimeout(resolve, 5))
-  }
-  return holds()
-}

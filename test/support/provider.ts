@@ -177,6 +177,8 @@ export async function startProvider(options: ProviderOptions = {}): Promise<Test
     onError,
   })
   const behind = createServer(op.callback())
+  // Node's own time would be over now and then while a request is on its way.
+  behind.keepAliveTimeout = 60_000
   await new Promise<void>(resolve => behind.listen(0, '127.0.0.1', resolve))
   front.connect(
     (behind.address() as AddressInfo).port,

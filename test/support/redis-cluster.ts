@@ -1,9 +1,9 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { eventually } from './eventually.ts'
 import { freePort } from './free-port.ts'
 import { startRedis, type TestRedis } from './redis.ts'
-import { eventually } from './stage.ts'
 
 /** A Redis Cluster of the test's own: three masters, each with a replica. */
 export interface TestCluster {

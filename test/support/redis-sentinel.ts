@@ -3,9 +3,9 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Redis } from 'ioredis'
+import { eventually } from './eventually.ts'
 import { freePort } from './free-port.ts'
 import { endServer, launch, redisServer, startRedis, type TestRedis } from './redis.ts'
-import { eventually } from './stage.ts'
 
 /** A Redis with two replicas, watched by three sentinels, two of which suffice to replace it. */
 export interface TestSentinels {

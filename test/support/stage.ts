@@ -2,6 +2,7 @@ import type { Test } from 'tap'
 import { type CookieJar, createJar } from './browser/jar.ts'
 import { type BrowserResponse, createBrowser, type Navigation, type TestBrowser } from './browser.ts'
 import { createClock, type ManualClock } from './clock.ts'
+import { eventually } from './eventually.ts'
 import { type GatewayOptions, startGateway, type TestGateway } from './gateway.ts'
 import { login, throughProvider } from './login.ts'
 import { withoutHint } from './logout-hint.ts'
@@ -176,16 +177,6 @@ export async function linked(gateway: TestGateway): Promise<void> {
     return answer.json<{ checks: { store: string } }>().checks.store === 'ok'
   }
   if (!(await eventually(isLinked))) throw new Error('the gateway cannot reach its store')
-}
-
-/** Waits, in bounded time, for what happens in the background. */
-export async function eventually(holds: () => boolean | Promise<boolean>, timeoutMs = 30_000): Promise<boolean> {
-  const limit = Date.now() + timeoutMs
-  while (Date.now() < limit) {
-    if (await holds()) return true
-    await new Promise(resolve => setTimeout(resolve, 10))
-  }
-  return holds()
 }
 
 function watch(browser: TestBrowser, see: (response: BrowserResponse) => void): TestBrowser {

@@ -1,9 +1,9 @@
 import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
 import { test } from 'tap'
+import { eventually } from '../../support/eventually.ts'
 import { startGateway } from '../../support/gateway.ts'
 import { startProvider } from '../../support/provider.ts'
-import { eventually } from '../../support/stage.ts'
 import { startUpstream } from '../../support/upstream.ts'
 
 // A proxy in front keeps connections in stock. Node counts one that has not said anything yet as busy, and waits for it.

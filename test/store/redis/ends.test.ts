@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { test } from 'tap'
 import type { EndReason } from '../../../src/core/session.ts'
 import { createEnds } from '../../../src/store/redis/ends.ts'
-import { eventually } from '../../support/stage.ts'
+import { eventually } from '../../support/eventually.ts'
 
 /** Ends that are said to a server which may not answer. */
 function setUp() {
