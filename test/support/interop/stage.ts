@@ -4,7 +4,6 @@ import { join } from 'node:path'
 import type { Browser, Page } from 'playwright-core'
 import type { Test } from 'tap'
 import { launchChromium } from '../chromium.ts'
-import { eventually } from '../eventually.ts'
 import { freePort } from '../free-port.ts'
 import { startGateway, type TestGateway } from '../gateway.ts'
 import { startRedis, type TestRedis } from '../redis.ts'
@@ -142,5 +141,3 @@ export async function startInterop(
 export function partOf(jwt: string, part: 'header' | 'payload'): Record<string, unknown> {
   return JSON.parse(Buffer.from(jwt.split('.')[part === 'header' ? 0 : 1] ?? '', 'base64url').toString())
 }
-
-export { eventually }
