@@ -128,7 +128,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
     csrf: createCsrf({ origin: config.publicUrl, corsOrigins }),
     readSession: createReadSession({
       cookies,
-      use: sessionUse.use,
+      sessionUse,
       invalid: limitOf('invalid', config.rateLimitInvalid),
     }),
     audit,

@@ -11,11 +11,15 @@ export interface TokenAudience extends Audience {
   upstream: string
 }
 
-/** Gives upstreams their access tokens. */
+/** Gives upstreams their access tokens: never one that is over, never another upstream's. */
 export interface AccessTokens {
   /**
-   * The token for an upstream: never one that is over, never another upstream's. One that nears its end is replaced in
-   * the background while it is still served, so that a request rarely waits and a short outage goes unseen.
+   * The token for an upstream if it is here. One that nears its end is replaced in the background while it is still served,
+   * so that a request rarely waits and a short outage goes unseen.
+   */
+  atHand(stored: StoredSession, audience: TokenAudience): string | null
+  /**
+   * The token for an upstream, also if it has to be fetched.
    *
    * @throws {NotAuthenticated} when the session has ended, or ends over it
    * @throws {StepUpRequired} @throws {TokenRefused} when the provider gives no token for this upstream
@@ -109,13 +113,20 @@ export function createAccessTokens({ refreshTokens, clock, elapsed }: AccessToke
     }
   }
 
+  const atHand: AccessTokens['atHand'] = (stored, audience) => {
+    const token = stored.accessToken
+    const now = clock.now()
+    if (token === null || now >= token.expiresAt) return null
+    if (now >= token.refreshAt) flyInBackground(stored, audience)
+    return token.value
+  }
+
   return {
+    atHand,
+
     async get(stored, audience) {
-      const token = stored.accessToken
-      if (token !== null && clock.now() < token.expiresAt) {
-        if (clock.now() >= token.refreshAt) flyInBackground(stored, audience)
-        return token.value
-      }
+      const token = atHand(stored, audience)
+      if (token !== null) return token
       const rest = restOf(stored, audience)
       if (rest?.isolated)
         throw new ProviderUnavailable({ detail: 'a failed refresh rests', retryAfter: Math.ceil(rest.leftMs / 1000) })

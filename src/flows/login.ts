@@ -103,7 +103,7 @@ const silently: readonly LoginRejection[] = ['denied', 'consent_required', 'inte
 /** Ends that nobody wished for. */
 const deadlines: readonly EndReason[] = ['idle', 'absolute']
 /** A session that goes on in another one must not have ended a moment ago. */
-const look = { active: false, pendingAgeMs: null, confirmed: true }
+const look = { active: false, pendingAgeMs: null }
 
 export function createLoginFlow(deps: LoginDeps): LoginFlow {
   const { store, provider, audit, clock } = deps

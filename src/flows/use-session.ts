@@ -1,4 +1,5 @@
 import type { Elapsed } from '../core/clock.ts'
+import type { StoredSession } from '../core/session.ts'
 import { type Lifetimes, type Lookup, type SessionStore, type Touch, touchIntervalMs } from '../store/store.ts'
 import type { NoteEnded } from './end-session.ts'
 
@@ -7,6 +8,8 @@ export type Use = Pick<Touch, 'active' | 'slot'>
 
 /** Reads sessions for requests and keeps account of their activity. */
 export interface SessionUse {
+  /** A use of a session that need not be asked for; null when it has to be, by {@link use}. */
+  atHand(id: string, options: Use): StoredSession | null
   /**
    * Reads a session. Activity is never lost while this process lives, but costs a write only every few seconds: what is
    * not written with the read is remembered and told to the store, with its age, at the next {@link flush}. That holds
@@ -23,7 +26,7 @@ export interface SessionUse {
 const mostRemembered = 100_000
 
 export function createSessionUse(deps: {
-  store: Pick<SessionStore, 'getSession' | 'touchSessions'>
+  store: Pick<SessionStore, 'sessionAtHand' | 'getSession' | 'touchSessions'>
   noteEnded: NoteEnded
   elapsed: Elapsed
   lifetimes: Lifetimes
@@ -53,20 +56,33 @@ export function createSessionUse(deps: {
 
   const activities = (id: string, instants: readonly number[]) => instants.map(at => ({ id, ageMs: elapsed() - at }))
 
-  /** Reads a session and, where a flush is overdue, tells the earlier activity along: a deadline may hang on it. */
+  /** Whether a flush is late: a deadline may hang on what it would tell. */
+  const isOverdue = (instants: readonly number[], now: number) =>
+    instants[0] !== undefined && now - instants[0] >= intervalMs
+
+  const wasActive = (id: string, at: number) => void pending.set(id, [Math.max(at, pending.get(id)?.at(-1) ?? at)])
+
+  /** Reads a session and tells earlier activity along where that is overdue. */
   const read = async (id: string, use: Use, now: number) => {
     const before = pending.get(id) ?? []
-    const overdue = before[0] !== undefined && now - before[0] >= intervalMs
+    const overdue = isOverdue(before, now)
     if (overdue && before.length > 1) await store.touchSessions(activities(id, before.slice(0, -1)))
     const pendingAgeMs = overdue ? now - (before.at(-1) ?? now) : null
     const { found, touched } = await store.getSession(id, { ...use, pendingAgeMs })
     if (overdue || touched || found?.state !== 'live') forget(id, before)
-    if (found?.state === 'live' && use.active && !touched)
-      pending.set(id, [Math.max(now, pending.get(id)?.at(-1) ?? now)])
+    if (found?.state === 'live' && use.active && !touched) wasActive(id, now)
     return found
   }
 
   return {
+    atHand(id, use) {
+      const now = elapsed()
+      if (isOverdue(pending.get(id) ?? [], now)) return null
+      const stored = store.sessionAtHand(id, use)
+      if (stored !== null && use.active) wasActive(id, now)
+      return stored
+    },
+
     async use(id, use) {
       const now = elapsed()
       try {

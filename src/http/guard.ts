@@ -8,6 +8,7 @@ import { markOwn } from './problem.ts'
 import { queryOf } from './query.ts'
 import type { RateLimit } from './rate-limit.ts'
 import { liveSession, type ReadSession } from './session.ts'
+import { type Soon, whenThere } from './soon.ts'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -54,21 +55,28 @@ export interface GuardDeps {
   audit: Audit
 }
 
+/** Lets a request pass, or throws what it is refused with. */
+export type Check = (guard: Guard, request: FastifyRequest) => Soon<void>
+
 /** Makes a guard's check: the CSRF rule first, on headers alone, so that no other site uses up a limit; then the session. */
-export function createGuard({ csrf, readSession, audit }: GuardDeps) {
-  return async (guard: Guard, request: FastifyRequest): Promise<void> => {
+export function createGuard({ csrf, readSession, audit }: GuardDeps): Check {
+  const checkSession: Check = (guard, request) => {
+    if (guard.session === 'none') return
+    const active = slides(guard, request)
+    const reading = readSession(request, { active, ...(guard.slot !== undefined && { slot: guard.slot }) })
+    return whenThere(reading, found => {
+      request.found = found
+      if (guard.session === 'required') liveSession(found)
+    })
+  }
+
+  return (guard, request) => {
     const refusal = csrf.refusal(guard.csrf, request.headers)
     if (refusal !== null) {
       audit({ event: 'csrf_refused', route: request.routeOptions.url ?? '', detail: refusal })
       throw new CsrfRefused(refusal)
     }
-    if (guard.limit !== undefined) await guard.limit.use(request.client.address)
-    if (guard.session === 'none') return
-    request.found = await readSession(request, {
-      active: slides(guard, request),
-      ...(guard.slot !== undefined && { slot: guard.slot }),
-    })
-    if (guard.session === 'required') liveSession(request.found)
+    return whenThere(guard.limit?.use(request.client.address), () => checkSession(guard, request))
   }
 }
 

@@ -5,6 +5,7 @@ import type { SessionUse, Use } from '../flows/use-session.ts'
 import type { Lookup } from '../store/store.ts'
 import type { Cookies } from './cookies.ts'
 import type { RateLimit } from './rate-limit.ts'
+import type { Soon } from './soon.ts'
 
 /**
  * Reads the session of a request: no store command without a cookie of the right form, one with it.
@@ -13,23 +14,29 @@ import type { RateLimit } from './rate-limit.ts'
  * session is served all the same, since many users may share an address
  * @throws {StoreUnavailable} when it is not known whether there is a session
  */
-export type ReadSession = (request: FastifyRequest, options: Use) => Promise<Lookup | null>
+export type ReadSession = (request: FastifyRequest, options: Use) => Soon<Lookup | null>
 
 /** What the reading needs. */
 export interface ReadSessionDeps {
   cookies: Cookies
-  use: SessionUse['use']
+  sessionUse: Pick<SessionUse, 'atHand' | 'use'>
   /** Of cookies that name nothing. */
   invalid: RateLimit
 }
 
-export function createReadSession(deps: ReadSessionDeps): ReadSession {
-  return async (request, options) => {
-    const cookie = deps.cookies.session(request.headers.cookie)
-    if (cookie === null) return null
-    const found = await deps.use(sessionIdOf(cookie), options)
-    if (found === null) await deps.invalid.use(request.client.address)
+export function createReadSession({ cookies, sessionUse, invalid }: ReadSessionDeps): ReadSession {
+  const ask = async (request: FastifyRequest, id: string, options: Use) => {
+    const found = await sessionUse.use(id, options)
+    if (found === null) await invalid.use(request.client.address)
     return found
+  }
+
+  return (request, options) => {
+    const cookie = cookies.session(request.headers.cookie)
+    if (cookie === null) return null
+    const id = sessionIdOf(cookie)
+    const stored = sessionUse.atHand(id, options)
+    return stored === null ? ask(request, id, options) : { state: 'live', stored }
   }
 }
 

@@ -119,6 +119,8 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
         refused: new Map(),
       })
     },
+    // Nothing needs to be kept of what is here.
+    sessionAtHand: () => null,
     async getSession(id, { slot, active, pendingAgeMs }) {
       const entry = sessions.get(id)
       if (entry === undefined) {

@@ -41,8 +41,6 @@ export interface Touch {
   active: boolean
   /** Activity seen earlier and not yet written, milliseconds ago. It counts even if its deadline has passed meanwhile. */
   pendingAgeMs: number | null
-  /** Not what was said a moment ago: what is decided on the answer lasts. */
-  confirmed?: boolean
 }
 
 /**
@@ -60,6 +58,11 @@ export interface SessionStore {
    * of {@link loginSlot}.
    */
   createSession(session: Session, tokens: TokenSet, withinMs?: number): Promise<void>
+  /**
+   * A live session as it was found a moment ago: less than a second, and nothing has been heard of it since. Null when the
+   * store must be asked, be it only since a use has to be written.
+   */
+  sessionAtHand(id: string, use: Pick<Touch, 'slot' | 'active'>): StoredSession | null
   /**
    * Reads a session; one past a deadline ends. Activity moves the idle deadline, but is written at most once per
    * {@link touchIntervalMs}: `touched` tells the caller whether to remember it for {@link touchSessions}.

@@ -1,6 +1,6 @@
 import { test } from 'tap'
 import { StoreUnavailable } from '../../src/core/errors.ts'
-import { openSession } from '../../src/core/session.ts'
+import { openSession, type StoredSession } from '../../src/core/session.ts'
 import type { NoteEnded } from '../../src/flows/end-session.ts'
 import { createSessionUse } from '../../src/flows/use-session.ts'
 import { createMemoryStore } from '../../src/store/memory.ts'
@@ -13,14 +13,15 @@ async function setUp(lifetimes = { idleTimeout: 100, absoluteTimeout: 100_000 })
   const clock = createClock()
   const memory = createMemoryStore({ clock, lifetimes })
   const calls = { touchSessions: 0, reads: 0 }
-  const state = { down: false }
+  const state: { down: boolean; atHand: StoredSession | null } = { down: false, atHand: null }
   const guarded =
     <A extends unknown[], R>(call: (...args: A) => Promise<R>) =>
     async (...args: A): Promise<R> => {
       if (state.down) throw new StoreUnavailable()
       return call(...args)
     }
-  const store: Pick<SessionStore, 'getSession' | 'touchSessions'> = {
+  const store: Pick<SessionStore, 'sessionAtHand' | 'getSession' | 'touchSessions'> = {
+    sessionAtHand: () => state.atHand,
     getSession: guarded((id, touch) => {
       calls.reads += 1
       return memory.getSession(id, touch)
@@ -58,6 +59,26 @@ test('activity is written at once when the last writing is a while ago, and othe
   t.equal(await leftMs(), 99_000, 'told with its age')
   await use.flush()
   t.equal(calls.touchSessions, 1, 'there is nothing to tell a second time')
+})
+
+test('a use of what is at hand asks nothing, is not lost, and makes way for a read when it is late', async t => {
+  const { clock, replica, state, calls, id, leftMs } = await setUp()
+  const use = replica()
+  t.equal(use.atHand(id, active), null)
+  const found = await use.use(id, { active: false })
+  state.atHand = found?.state === 'live' ? found.stored : null
+  clock.advance(3000)
+  t.equal(use.atHand(id, active), state.atHand)
+  clock.advance(1000)
+  t.equal(use.atHand(id, { active: false }), state.atHand)
+  await use.flush()
+  t.equal(await leftMs(), 99_000, 'the first was the last activity')
+  t.ok(use.atHand(id, active))
+  clock.advance(5000)
+  t.equal(use.atHand(id, active), null, 'a deadline may hang on what is not yet told')
+  t.equal(calls.reads, 1)
+  await use.use(id, active)
+  t.equal(await leftMs(), 100_000)
 })
 
 test('a busy session costs a write or two an interval, however many requests it has', async t => {

@@ -4,7 +4,8 @@ import { GatewayError } from '../../core/errors.ts'
 import type { StoredSession } from '../../core/session.ts'
 import type { AccessTokens, TokenAudience } from '../../flows/access-token.ts'
 import type { StepUps } from '../../flows/step-up.ts'
-import type { Guard } from '../guard.ts'
+import type { Check, Guard } from '../guard.ts'
+import { type Soon, whenThere } from '../soon.ts'
 
 /** Who may use an upstream, and how. */
 export interface Policy {
@@ -46,25 +47,30 @@ export interface Admission {
  * @throws {GatewayError} 403 for a user who does not meet the policy
  * @throws {ProviderUnavailable} @throws {StoreUnavailable} neither of which is ever taken for the lack of a session
  */
-export type Admit = (request: FastifyRequest, policy: Policy, kind: 'request' | 'websocket') => Promise<Admission>
+export type Admit = (request: FastifyRequest, policy: Policy, kind: 'request' | 'websocket') => Soon<Admission>
 
 /** What admission needs. */
 export interface AdmissionDeps {
-  check: (guard: Guard, request: FastifyRequest) => Promise<void>
-  accessTokens: Pick<AccessTokens, 'get'>
+  check: Check
+  accessTokens: Pick<AccessTokens, 'atHand' | 'get'>
   stepUps: Pick<StepUps, 'offering'>
 }
 
 export function createAdmission({ check, accessTokens, stepUps }: AdmissionDeps): Admit {
-  return async (request, policy, kind) => {
-    await check(guardOf(policy, kind), request)
-    const stored = request.found?.state === 'live' ? request.found.stored : null
-    if (stored === null) return nobody
+  const tokenFor = (stored: StoredSession, audience: TokenAudience) =>
+    accessTokens.atHand(stored, audience) ?? stepUps.offering(stored.session, accessTokens.get(stored, audience))
+
+  const admitSession = (stored: StoredSession, policy: Policy): Soon<Admission> => {
     const { claims } = stored.session.identity
     if (!satisfies(claims, policy.require)) throw new GatewayError('forbidden', 'Your account may not use this.')
-    const accessToken = await stepUps.offering(stored.session, accessTokens.get(stored, policy.audience))
-    return { stored, accessToken, claims: claimHeaderValues(claims, policy.claimsHeaders) }
+    const told = claimHeaderValues(claims, policy.claimsHeaders)
+    return whenThere(tokenFor(stored, policy.audience), accessToken => ({ stored, accessToken, claims: told }))
   }
+
+  return (request, policy, kind) =>
+    whenThere(check(guardOf(policy, kind), request), () =>
+      request.found?.state === 'live' ? admitSession(request.found.stored, policy) : nobody,
+    )
 }
 
 /**

@@ -9,7 +9,8 @@ import { markOwn } from '../problem.ts'
 import type { Cors } from '../server/cors.ts'
 import { type Upgrade, websocketUpgrade } from '../server/upgrades.ts'
 import type { SessionWatch } from '../session-watch.ts'
-import { type Admit, admissionOf, decorateAdmission, type Policy, setAdmission } from './admission.ts'
+import { whenThere } from '../soon.ts'
+import { type Admission, type Admit, admissionOf, decorateAdmission, type Policy, setAdmission } from './admission.ts'
 import { again, createAnswers } from './answers.ts'
 import { checkBody, limitedBody } from './body-limit.ts'
 import { createUpstreamClient } from './client.ts'
@@ -157,15 +158,22 @@ function registerUpstream(
     deps.webSockets.join(request, upgrade, dialled, admissionOf(request).stored, maxBody)
   }
 
-  scope.addHook('onRequest', async (request, reply) => {
-    const upgrade = websocketUpgrade(request)
-    setAdmission(request, await deps.admit(request, upstream, upgrade === null ? 'request' : 'websocket'))
+  const enter = (request: FastifyRequest, reply: FastifyReply, upgrade: Upgrade | null, admission: Admission) => {
+    setAdmission(request, admission)
     if (upgrade !== null && !upstream.websocket) throw new BadRequest('There are no websockets here.')
     checkBody(request, maxBody)
-    const { stored } = admissionOf(request)
+    const { stored } = admission
     if (stored === null) return
     if (upgrade === null) deps.openRequests.enter(stored.session.id, reply.raw)
     else deps.openStreams.enter(stored.session.id, upgrade.socket)
+  }
+
+  scope.addHook('onRequest', (request, reply, done) => {
+    const upgrade = websocketUpgrade(request)
+    const admission = deps.admit(request, upstream, upgrade === null ? 'request' : 'websocket')
+    const entered = whenThere(admission, admission => enter(request, reply, upgrade, admission))
+    if (entered instanceof Promise) entered.then(() => done(), done)
+    else done()
   })
   scope.addHook('preParsing', ({ headers }, _reply, payload, done) =>
     done(null, headers['transfer-encoding'] === undefined ? payload : limitedBody(payload, maxBody)),

@@ -108,10 +108,10 @@ export function createRedisSessions(options: RedisSessionsOptions) {
       await answered(client.createSession(keys.bucketFor(id), ...args))
     },
 
+    sessionAtHand: cache.fresh,
+
     async getSession(id, touch) {
-      const { slot, active, pendingAgeMs, confirmed = false } = touch
-      const fresh = pendingAgeMs === null && !confirmed ? cache.fresh(id, touch) : null
-      if (fresh !== null) return { found: { state: 'live', stored: fresh }, touched: false }
+      const { slot, active, pendingAgeMs } = touch
       const askedAt = elapsed()
       const version = cache.versionOf(id, slot) ?? -1
       const age = pendingAgeMs === null ? -1 : Math.ceil(pendingAgeMs)
