@@ -128,9 +128,8 @@ export function createSessionCache({ elapsed, idleTimeoutMs, touchIntervalMs }: 
     confirm(id, slot, confirmation) {
       const entry = entries.get(id)
       if (entry?.version !== confirmation.version || !has(entry, slot)) return null
-      const confirmed = { ...entry, ...confirmation }
-      put(id, confirmed)
-      return stored(confirmed, slot, 0)
+      put(id, Object.assign(entry, confirmation))
+      return stored(entry, slot, 0)
     },
 
     forget(id) {

@@ -15,7 +15,8 @@ export interface Keys {
 export const buckets = 256
 
 export function createKeys(prefix: string): Keys {
-  const bucket = (number: number) => `${prefix}{b${String(number).padStart(3, '0')}}:`
+  const names = Array.from({ length: buckets }, (_, number) => `${prefix}{b${String(number).padStart(3, '0')}}:`)
+  const bucket = (number: number) => names[number] ?? ''
   const bucketFor = (id: string) => bucket(bucketOf(id))
   return {
     channel: `${prefix}events`,
@@ -28,7 +29,9 @@ export function createKeys(prefix: string): Keys {
   }
 }
 
-/** The bucket of an id: its first byte. */
+const digits = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'
+
+/** The bucket of an id: its first byte, which is the first base64url digit and a part of the second (RFC 4648 §5). */
 export function bucketOf(id: string): number {
-  return Buffer.from(id.slice(0, 4), 'base64url')[0] ?? 0
+  return ((digits.indexOf(id.charAt(0)) << 2) | (digits.indexOf(id.charAt(1)) >> 4)) & (buckets - 1)
 }
