@@ -45,8 +45,10 @@ const leastRoom = 8
 export function createExpiry(deps: ExpiryDeps): Expiry {
   const { store, revoker, elapsed, random } = deps
   const underWay = new Set<Promise<void>>()
-  /** Buckets that could not be visited: a store in several parts may lack one of them. */
-  const failed = new Set<number>()
+  /** Buckets that do not answer, and are left alone: a store in several parts may lack one of them. */
+  let silent = new Set<number>()
+  /** Whether a visit has failed since it was last asked which buckets answer. */
+  let inDoubt = false
   let sweepFrom = Number.NEGATIVE_INFINITY
   let timer: NodeJS.Timeout | undefined
   let lastClaim: Promise<unknown> = Promise.resolve()
@@ -68,7 +70,7 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
       try {
         waitMs = Math.min(await work(bucket), longestWaitMs)
       } catch {
-        failed.add(bucket)
+        inDoubt = true
       }
       const next = elapsed() + waitMs + random() * jitterMs
       visitAt[bucket] = Math.min(visitAt[bucket] ?? next, next)
@@ -82,7 +84,7 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
       visitDue() {
         const now = elapsed()
         for (const [bucket, at] of visitAt.entries()) {
-          if (at > now || visiting.has(bucket)) continue
+          if (at > now || visiting.has(bucket) || silent.has(bucket)) continue
           visiting.add(bucket)
           track(visit(bucket).finally(() => visiting.delete(bucket)))
         }
@@ -103,7 +105,7 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
   const outboxes = createRound(bucket => {
     // One after the other: how many entries may be taken is known when the claim before has taken its own.
     const claim = lastClaim.then(async () => {
-      const limit = failed.size > 0 || timer === undefined ? 0 : revoker.free()
+      const limit = inDoubt || timer === undefined ? 0 : revoker.free()
       if (limit <= 0) {
         crowded.add(bucket)
         return jitterMs
@@ -118,9 +120,7 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
       }
       return nextInMs ?? longestWaitMs
     })
-    lastClaim = claim.catch(() => {
-      failed.add(bucket)
-    })
+    lastClaim = claim.catch(() => {})
     return claim
   })
 
@@ -134,23 +134,36 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
     }
   }
 
-  const recover = async () => {
-    try {
-      for (const bucket of failed) {
-        await store.ping(bucket)
-        failed.delete(bucket)
-      }
-      sweepFrom = elapsed() + deps.settlingMs
-    } catch {
-      // Asked again at the next tick.
-    }
+  const answers = (bucket: number) =>
+    store.ping(bucket).then(
+      () => true,
+      () => false,
+    )
+
+  /** Finds out which buckets are there. Those that are may have been away just now, with others that were not asked. */
+  const settle = async () => {
+    inDoubt = false
+    const buckets = Array.from({ length: store.buckets }, (_, bucket) => bucket)
+    const there = await Promise.all(buckets.map(answers))
+    silent = new Set(buckets.filter(bucket => !there[bucket]))
+    sweepFrom = elapsed() + deps.settlingMs
+  }
+
+  let listening = false
+  /** Asks one of those that are silent, any of them: not all come back together. */
+  const listen = async () => {
+    listening = true
+    const [bucket = 0] = [...silent].slice(Math.floor(random() * silent.size) - silent.size)
+    if (await answers(bucket)) inDoubt = true
+    listening = false
   }
 
   const tick = () => {
-    if (failed.size > 0) {
-      if (underWay.size === 0) track(recover())
+    if (inDoubt) {
+      if (underWay.size === 0) track(settle())
       return
     }
+    if (silent.size > 0 && !listening) track(listen())
     sweeps.visitDue()
     outboxes.visitDue()
   }

@@ -181,6 +181,49 @@ test('while the store is away it is asked once at a time, not by every part', as
   t.same([state.sweeps, state.claims], [sweeps, claims], 'only a ping')
 })
 
+// In a cluster a shard may be gone for an hour: the sessions of the others are not to live on for that hour.
+test('while a part of the store is away the sessions of the others end, and its own once it is back', async t => {
+  const { clock, memory, store, sweeper, open, ended, revoked, ticks } = setUp(t)
+  const away = { down: true, sweeps: 0 }
+  const second = createMemoryStore({ clock, lifetimes })
+  const partOf = (bucket: number) => {
+    if (bucket === 1 && away.down) throw new StoreUnavailable()
+    return bucket === 1 ? second : memory
+  }
+  const parts = {
+    ...store,
+    buckets: 2,
+    ping: async (bucket: number) => partOf(bucket).ping(),
+    sweep: async (bucket: number) => {
+      if (bucket === 1) away.sweeps += 1
+      return partOf(bucket).sweep(0)
+    },
+    claimRevocations: async (bucket: number, limit: number) => partOf(bucket).claimRevocations(0, limit),
+  }
+  sweeper({ store: parts })
+  const { session } = openSession(identity, { userAgent: '', address: '' }, clock.now())
+  await second.createSession(session, tokensWith('away'))
+  const id = await open('here')
+  clock.advance(1000)
+  await ticks()
+  clock.advance(100_000)
+  t.ok(await eventually(() => ended.length === 1))
+  t.match(ended, [{ session: { id } }])
+  clock.advance(1000)
+  t.ok(await eventually(() => revoked.includes('here')))
+  const { sweeps } = away
+  clock.advance(60_000)
+  await ticks()
+  t.equal(away.sweeps, sweeps, 'it is only asked whether it is back')
+  away.down = false
+  await ticks()
+  clock.advance(19_000)
+  await ticks()
+  t.equal(ended.length, 1, 'others are given the time to write there, too')
+  clock.advance(2000)
+  t.ok(await eventually(() => ended.length === 2))
+})
+
 test('revocations do not wait for the settling after an outage', async t => {
   const { clock, memory, state, sweeper, open, revoked, ticks } = setUp(t)
   const expiry = sweeper()
