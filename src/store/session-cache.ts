@@ -46,7 +46,8 @@ export interface SessionCacheOptions {
 /** Ended sessions are refused everywhere within a second. */
 export const confirmedForMs = 900
 /** Enough for the sessions that are busy in one process at a time; about 100 MB with tokens of 4 KB. */
-const [mostEntries, mostBytes] = [20_000, 32_000_000]
+export const mostEntries = 20_000
+const mostBytes = 32_000_000
 
 interface Entry extends Confirmation {
   session: StoredSession['session']

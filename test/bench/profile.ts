@@ -1,7 +1,7 @@
 import { mkdirSync } from 'node:fs'
 import { resolve } from 'node:path'
 import type { Ground } from './ground.ts'
-import { gatewaySubject } from './proxy.ts'
+import { gatewaySubject } from './sections/proxy.ts'
 
 const [warmUpSeconds, seconds] = [5, 10]
 

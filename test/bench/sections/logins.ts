@@ -1,10 +1,10 @@
-import { createBrowser } from '../support/browser.ts'
-import { throughProvider } from '../support/login.ts'
-import { startProvider } from '../support/provider.ts'
-import { type Ground, startCoatcheck, startCountedRedis } from './ground.ts'
-import { cpuMs } from './process.ts'
-import { figure, type Section } from './report.ts'
-import { median } from './statistics.ts'
+import { createBrowser } from '../../support/browser.ts'
+import { throughProvider } from '../../support/login.ts'
+import { startProvider } from '../../support/provider.ts'
+import { type Ground, startCoatcheck, startCountedRedis } from '../ground.ts'
+import { cpuMs } from '../process.ts'
+import { figure, type Section } from '../report.ts'
+import { median } from '../statistics.ts'
 
 const atATime = 8
 

@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type CountedRedis, type Ground, plantSessions, startCoatcheck, startCountedRedis } from './ground.ts'
-import { cpuMs } from './process.ts'
-import { figure, type Section } from './report.ts'
-import { endBetween } from './rewrite.ts'
+import { type CountedRedis, type Ground, plantSessions, startCoatcheck, startCountedRedis } from '../ground.ts'
+import { cpuMs } from '../process.ts'
+import { figure, type Section } from '../report.ts'
+import { endBetween } from '../stored-sessions.ts'
 
 /** The gateway is up before the first is due, also on a slow machine. */
 const aheadMs = 10_000

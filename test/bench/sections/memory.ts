@@ -1,14 +1,15 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { freePort } from '../support/free-port.ts'
-import { type Ground, plantSessions, startCoatcheck, startCountedRedis } from './ground.ts'
-import { createLoad } from './load.ts'
-import { type MemoryUse, watchMemory } from './memory-use.ts'
-import { figure, type Section } from './report.ts'
-import { judge } from './statistics.ts'
-import { tokenLength } from './world.ts'
+import { mostEntries } from '../../../src/store/session-cache.ts'
+import { freePort } from '../../support/free-port.ts'
+import { type Ground, plantSessions, startCoatcheck, startCountedRedis } from '../ground.ts'
+import { createLoad } from '../load.ts'
+import { type MemoryUse, watchMemory } from '../memory-use.ts'
+import { figure, type Section } from '../report.ts'
+import { judge } from '../statistics.ts'
+import { tokenLength } from '../world.ts'
 
 /** Few enough to be kept at hand all together. */
-const cached = 14_000
+const cached = 0.7 * mostEntries
 
 /** What a session takes: in Redis, in a gateway that has it at hand, and in a gateway that has never been asked for it. */
 export async function memorySection(ground: Ground): Promise<Section> {

@@ -1,15 +1,16 @@
 import { fileURLToPath } from 'node:url'
-import { loadConfig } from '../../src/config/load.ts'
-import { upstreamsOf } from '../../src/upstreams.ts'
-import { freePort } from '../support/free-port.ts'
-import { type Ground, plantSessions, startCoatcheck, startCountedRedis } from './ground.ts'
-import { createLoad } from './load.ts'
-import { openidcPeer, plainProxy } from './peers.ts'
-import { start } from './process.ts'
-import { figure, type Section } from './report.ts'
-import { measureRounds, notQuiet, type Results, type Round, type Subject } from './rounds.ts'
-import { judge, median, medianRatio } from './statistics.ts'
-import { apiScopes } from './world.ts'
+import { loadConfig } from '../../../src/config/load.ts'
+import { mostEntries } from '../../../src/store/session-cache.ts'
+import { upstreamsOf } from '../../../src/upstreams.ts'
+import { freePort } from '../../support/free-port.ts'
+import { type Ground, plantSessions, startCoatcheck, startCountedRedis } from '../ground.ts'
+import { createLoad } from '../load.ts'
+import { openidcPeer, plainProxy } from '../peers.ts'
+import { start } from '../process.ts'
+import { figure, type Section } from '../report.ts'
+import { measureRounds, notQuiet, type Results, type Round, type Subject } from '../rounds.ts'
+import { judge, median, medianRatio } from '../statistics.ts'
+import { apiScopes } from '../world.ts'
 
 const bare = 'bare @fastify/http-proxy (S)'
 const warm = 'warm: 64 sessions'
@@ -21,9 +22,9 @@ const plain = 'nginx, plain proxy (A)'
 const large = 'large: 8 upstreams, many sessions'
 
 /** More than a process keeps at hand, so that each is forgotten before it is asked for again. */
-const moreThanCached = 30_000
+const moreThanCached = 1.5 * mostEntries
 /** Few enough to be kept at hand, and too many to be asked for again within 900 ms. */
-const cachedAndLate = 14_000
+const cachedAndLate = 0.7 * mostEntries
 
 /** An authenticated call, against the same call without authentication and against others of the kind. */
 export async function proxySection(ground: Ground): Promise<Section> {
@@ -46,7 +47,7 @@ async function bareSubject(ground: Ground): Promise<Subject> {
   const port = await freePort()
   const running = await start({
     command: process.execPath,
-    args: [fileURLToPath(new URL('bare.js', import.meta.url)), String(port), ground.world.upstream],
+    args: [fileURLToPath(new URL('../bare.js', import.meta.url)), String(port), ground.world.upstream],
     cores: ground.cores.subject,
     env: { NODE_ENV: 'production' },
     ready: `http://127.0.0.1:${port}/api/items`,

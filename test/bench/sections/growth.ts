@@ -1,9 +1,9 @@
-import { type Ground, plantSessions, startCoatcheck, startCountedRedis } from './ground.ts'
-import { createLoad } from './load.ts'
-import { figure, type Section } from './report.ts'
-import { multiplySessions } from './rewrite.ts'
-import { measureRounds, notQuiet, type Results, type Round, type Subject } from './rounds.ts'
-import { judge, median, medianRatio } from './statistics.ts'
+import { type Ground, plantSessions, startCoatcheck, startCountedRedis } from '../ground.ts'
+import { createLoad } from '../load.ts'
+import { figure, type Section } from '../report.ts'
+import { measureRounds, notQuiet, type Results, type Round, type Subject } from '../rounds.ts'
+import { judge, median, medianRatio } from '../statistics.ts'
+import { multiplySessions } from '../stored-sessions.ts'
 
 /** As many as are asked for in turn: those that lie there are copies of them. */
 const asked = 10_000

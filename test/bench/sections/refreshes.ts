@@ -1,8 +1,8 @@
-import { type Ground, plantSessions, startCoatcheck, startCountedRedis } from './ground.ts'
-import { createLoad } from './load.ts'
-import { figure, type Section } from './report.ts'
-import { measureRounds, notQuiet, type Subject } from './rounds.ts'
-import { median } from './statistics.ts'
+import { type Ground, plantSessions, startCoatcheck, startCountedRedis } from '../ground.ts'
+import { createLoad } from '../load.ts'
+import { figure, type Section } from '../report.ts'
+import { measureRounds, notQuiet, type Subject } from '../rounds.ts'
+import { median } from '../statistics.ts'
 
 /** More than are asked for in a second, so that the token of each is over when it is asked for again. */
 const sessions = 12_000

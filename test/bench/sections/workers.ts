@@ -1,9 +1,9 @@
-import { type Ground, plantSessions, startCoatcheck, startCountedRedis } from './ground.ts'
-import { createLoad } from './load.ts'
-import { childrenOf } from './process.ts'
-import { figure, type Section } from './report.ts'
-import { measureRounds, notQuiet, type Round, type Subject } from './rounds.ts'
-import { judge, median, medianRatio } from './statistics.ts'
+import { type Ground, plantSessions, startCoatcheck, startCountedRedis } from '../ground.ts'
+import { createLoad } from '../load.ts'
+import { childrenOf } from '../process.ts'
+import { figure, type Section } from '../report.ts'
+import { measureRounds, notQuiet, type Round, type Subject } from '../rounds.ts'
+import { judge, median, medianRatio } from '../statistics.ts'
 
 const [one, two] = ['one worker', 'two workers']
 
