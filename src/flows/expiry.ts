@@ -40,16 +40,19 @@ const leastRoom = 8
  * Every replica visits each bucket when its next deadline comes: the first ends what is due, atomically, the others find
  * nothing. A visit tells when the next is worth while; a session that is opened meanwhile cannot be due before its idle
  * timeout unless this is told {@link Expiry.within}, and deadlines only ever move away. Outboxes are visited apart from
- * that: no deadline waits for the provider.
+ * that: no deadline waits for the provider. Buckets that cannot be visited hold up no others, once it is known which.
  */
 export function createExpiry(deps: ExpiryDeps): Expiry {
   const { store, revoker, elapsed, random } = deps
   const underWay = new Set<Promise<void>>()
-  /** Buckets that do not answer, and are left alone: a store in several parts may lack one of them. */
-  let silent = new Set<number>()
-  /** Whether a visit has failed since it was last asked which buckets answer. */
+  const all = Array.from({ length: store.buckets }, (_, bucket) => bucket)
+  /** Buckets that cannot be visited, and are left alone: a store in several parts may lack one of them. */
+  const silent = new Set<number>()
+  /** Whether a visit has failed since it was last asked which buckets are there. Nothing is visited then. */
   let inDoubt = false
-  let sweepFrom = Number.NEGATIVE_INFINITY
+  /** When each bucket may be swept. */
+  const sweepFrom = all.map(() => Number.NEGATIVE_INFINITY)
+  let listenFrom = Number.NEGATIVE_INFINITY
   let timer: NodeJS.Timeout | undefined
   let lastClaim: Promise<unknown> = Promise.resolve()
 
@@ -60,7 +63,7 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
 
   /** Visits each bucket whenever the work says that it is worth while, one visit at a time. */
   const createRound = (work: (bucket: number) => Promise<number>) => {
-    const visitAt = Array.from({ length: store.buckets }, () => random() * jitterMs)
+    const visitAt = all.map(() => random() * jitterMs)
     const visiting = new Set<number>()
 
     const visit = async (bucket: number) => {
@@ -93,7 +96,8 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
   }
 
   const sweeps = createRound(async bucket => {
-    if (elapsed() < sweepFrom) return sweepFrom - elapsed()
+    const restMs = (sweepFrom[bucket] ?? 0) - elapsed()
+    if (restMs > 0) return restMs
     const { found, nextInMs } = await store.sweep(bucket)
     for (const ended of found) deps.noteEnded(ended)
     return Math.min(nextInMs ?? longestWaitMs, deps.idleTimeoutMs)
@@ -134,36 +138,46 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
     }
   }
 
-  const answers = (bucket: number) =>
-    store.ping(bucket).then(
-      () => true,
-      () => false,
-    )
+  /** Which of them can be visited. Others may not have been able to write there until now, and are given the time. */
+  const find = async (buckets: readonly number[]) => {
+    const isThere = (bucket: number) =>
+      store.ping(bucket).then(
+        () => true,
+        () => false,
+      )
+    const there = await Promise.all(buckets.map(isThere))
+    for (const [index, bucket] of buckets.entries()) {
+      if (there[index]) silent.delete(bucket)
+      else silent.add(bucket)
+      sweepFrom[bucket] = elapsed() + deps.settlingMs
+    }
+    // What comes and goes all the time leaves the others a round in between.
+    listenFrom = elapsed() + (silent.size < all.length ? deps.settlingMs + jitterMs : jitterMs)
+  }
 
-  /** Finds out which buckets are there. Those that are may have been away just now, with others that were not asked. */
-  const settle = async () => {
+  /** A visit has failed: nobody knows which buckets were away just now, and for how long. */
+  const takeStock = async () => {
+    await find(all)
     inDoubt = false
-    const buckets = Array.from({ length: store.buckets }, (_, bucket) => bucket)
-    const there = await Promise.all(buckets.map(answers))
-    silent = new Set(buckets.filter(bucket => !there[bucket]))
-    sweepFrom = elapsed() + deps.settlingMs
   }
 
   let listening = false
-  /** Asks one of those that are silent, any of them: not all come back together. */
+  /** Asks for one of those that were away, any of them, since not all come back together; then for the rest. */
   const listen = async () => {
     listening = true
-    const [bucket = 0] = [...silent].slice(Math.floor(random() * silent.size) - silent.size)
-    if (await answers(bucket)) inDoubt = true
+    const away = [...silent]
+    const any = Math.min(Math.floor(random() * away.length), away.length - 1)
+    await find(away.slice(any, any + 1))
+    if (silent.size < away.length) await find([...silent])
     listening = false
   }
 
   const tick = () => {
     if (inDoubt) {
-      if (underWay.size === 0) track(settle())
+      if (underWay.size === 0) track(takeStock())
       return
     }
-    if (silent.size > 0 && !listening) track(listen())
+    if (silent.size > 0 && !listening && elapsed() >= listenFrom) track(listen())
     sweeps.visitDue()
     outboxes.visitDue()
   }

@@ -102,8 +102,6 @@ const silently: readonly LoginRejection[] = ['denied', 'consent_required', 'inte
 
 /** Ends that nobody wished for. */
 const deadlines: readonly EndReason[] = ['idle', 'absolute']
-/** A session that goes on in another one must not have ended a moment ago. */
-const look = { active: false, pendingAgeMs: null }
 
 export function createLoginFlow(deps: LoginDeps): LoginFlow {
   const { store, provider, audit, clock } = deps
@@ -118,7 +116,7 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
     session.lineage = stepUp.lineage
     if (claims !== undefined) session.demanded = { slot, claims }
     const anew = authenticatedAnew(stepUp, session.identity)
-    const { found } = previousId === null ? { found: null } : await store.getSession(previousId, look)
+    const found = previousId === null ? null : await deps.look(previousId)
     if (found?.state === 'live') return anew ? undefined : found.stored.absoluteExpiresInMs
     // Whoever signs in anew may do so after a deadline; a session that somebody has ended stays so.
     if (anew && found?.state === 'ended' && deadlines.includes(found.reason)) return undefined

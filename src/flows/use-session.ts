@@ -8,7 +8,7 @@ export type Use = Pick<Touch, 'active' | 'slot'>
 
 /** Reads sessions for requests and keeps account of their activity. */
 export interface SessionUse {
-  /** A use of a session that need not be asked for; null when it has to be, by {@link use}. */
+  /** As {@link use}, for a session that is at hand; null when it has to be asked for. */
   atHand(id: string, options: Use): StoredSession | null
   /**
    * Reads a session. Activity is never lost while this process lives, but costs a write only every few seconds: what is
@@ -60,7 +60,7 @@ export function createSessionUse(deps: {
   const isOverdue = (instants: readonly number[], now: number) =>
     instants[0] !== undefined && now - instants[0] >= intervalMs
 
-  const wasActive = (id: string, at: number) => void pending.set(id, [Math.max(at, pending.get(id)?.at(-1) ?? at)])
+  const noteActive = (id: string, at: number) => void pending.set(id, [Math.max(at, pending.get(id)?.at(-1) ?? at)])
 
   /** Reads a session and tells earlier activity along where that is overdue. */
   const read = async (id: string, use: Use, now: number) => {
@@ -70,7 +70,7 @@ export function createSessionUse(deps: {
     const pendingAgeMs = overdue ? now - (before.at(-1) ?? now) : null
     const { found, touched } = await store.getSession(id, { ...use, pendingAgeMs })
     if (overdue || touched || found?.state !== 'live') forget(id, before)
-    if (found?.state === 'live' && use.active && !touched) wasActive(id, now)
+    if (found?.state === 'live' && use.active && !touched) noteActive(id, now)
     return found
   }
 
@@ -79,7 +79,7 @@ export function createSessionUse(deps: {
       const now = elapsed()
       if (isOverdue(pending.get(id) ?? [], now)) return null
       const stored = store.sessionAtHand(id, use)
-      if (stored !== null && use.active) wasActive(id, now)
+      if (stored !== null && use.active) noteActive(id, now)
       return stored
     },
 

@@ -8,7 +8,7 @@ import type { RateLimit } from './rate-limit.ts'
 import type { Soon } from './soon.ts'
 
 /**
- * Reads the session of a request: no store command without a cookie of the right form, one with it.
+ * Reads the session of a request: no store command without a cookie of the right form, at most one with it.
  *
  * @throws {TooManyRequests} when too many cookies that name nothing came from the request's address; one that names a
  * session is served all the same, since many users may share an address

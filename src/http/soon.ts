@@ -1,4 +1,7 @@
-/** What is at hand or will be: waiting for what is there already costs a request more than its checks do. */
+/**
+ * What is at hand or will be: waiting for what is there already costs a request more than its checks do. A function that
+ * returns one may also throw at once.
+ */
 export type Soon<T> = T | Promise<T>
 
 /** Goes on with a value, at once if it is at hand. */

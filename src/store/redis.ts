@@ -141,7 +141,9 @@ export function createRedisStore(options: RedisStoreOptions): Store {
     onSessionEvent: listener => void listeners.push(listener),
 
     async ping(bucket) {
-      await answered(bucket === undefined ? client.ping() : client.exists(keys.bucket(bucket)))
+      if (bucket === undefined) return void (await answered(client.ping()))
+      // Neither is ever there. To remove them is refused wherever the scripts are: by what may not write, and while a slot moves.
+      await answered(client.del(keys.bucket(bucket), `${keys.bucket(bucket)}none`))
     },
     async evicts() {
       const policies = (await answered<string[]>(commands.info('memory'))).map(

@@ -45,8 +45,9 @@ export interface SessionCacheOptions {
 
 /** Ended sessions are refused everywhere within a second. */
 export const confirmedForMs = 900
-/** Enough for the sessions that are busy in one process at a time; about 100 MB with tokens of 4 KB. */
+/** Enough for the sessions that are busy in one process at a time. */
 export const mostEntries = 20_000
+/** As the store told them; about 100 MB in memory. */
 const mostBytes = 32_000_000
 
 interface Entry extends Confirmation {

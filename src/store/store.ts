@@ -60,7 +60,7 @@ export interface SessionStore {
   createSession(session: Session, tokens: TokenSet, withinMs?: number): Promise<void>
   /**
    * A live session as it was found a moment ago: less than a second, and nothing has been heard of it since. Null when the
-   * store must be asked, be it only since a use has to be written.
+   * store must be asked, be it only since a use has to be written. Never throws.
    */
   sessionAtHand(id: string, use: Pick<Touch, 'slot' | 'active'>): StoredSession | null
   /**

@@ -134,7 +134,7 @@ test('who finds out without word that a session has ended is told why', async t 
   t.teardown(link.mend)
   const look = { active: false, pendingAgeMs: null }
   let id = ''
-  // A session that was looked at longer than a second ago is asked for again, and so found to have ended.
+  // A session that was looked at longer than a second ago has to be asked for.
   const isLiveHere = async () => {
     const [planted] = (await here.plant(1)) as [Planted]
     id = planted.id

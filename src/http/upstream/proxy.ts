@@ -172,8 +172,8 @@ function registerUpstream(
     const upgrade = websocketUpgrade(request)
     const admission = deps.admit(request, upstream, upgrade === null ? 'request' : 'websocket')
     const entered = whenThere(admission, admission => enter(request, reply, upgrade, admission))
-    if (entered instanceof Promise) entered.then(() => done(), done)
-    else done()
+    if (entered instanceof Promise) return entered
+    done()
   })
   scope.addHook('preParsing', ({ headers }, _reply, payload, done) =>
     done(null, headers['transfer-encoding'] === undefined ? payload : limitedBody(payload, maxBody)),

@@ -28,7 +28,7 @@ type Scripts = Record<
 >
 
 /** What the store asks of ioredis, with the gateway's scripts as commands; those named `…Buffer` answer with buffers. */
-export type RedisClient = Pick<Redis, 'get' | 'set' | 'exists' | 'zrem' | 'zrange' | 'ping'> & Scripts
+export type RedisClient = Pick<Redis, 'get' | 'set' | 'del' | 'exists' | 'zrem' | 'zrange' | 'ping'> & Scripts
 
 /** What becomes of the links to Redis. */
 export interface LinkListener {

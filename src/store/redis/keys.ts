@@ -16,7 +16,11 @@ export const buckets = 256
 
 export function createKeys(prefix: string): Keys {
   const names = Array.from({ length: buckets }, (_, number) => `${prefix}{b${String(number).padStart(3, '0')}}:`)
-  const bucket = (number: number) => names[number] ?? ''
+  const bucket = (number: number) => {
+    const name = names[number]
+    if (name === undefined) throw new RangeError(`there is no bucket ${number}`)
+    return name
+  }
   const bucketFor = (id: string) => bucket(bucketOf(id))
   return {
     channel: `${prefix}events`,
