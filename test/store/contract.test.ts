@@ -732,6 +732,8 @@ test('redis: a server that is gone, paused or read-only is no answer, and comes 
   const { id } = await create(store)
   await server.client.config('SET', 'min-replicas-to-write', '1')
   await t.rejects(store.endSession(id, 'logout'), StoreUnavailable, 'refuses writes')
+  await t.resolves(store.ping(), 'is there')
+  await t.rejects(store.ping(0), StoreUnavailable, 'and nothing can be swept')
   await server.client.config('SET', 'min-replicas-to-write', '0')
   t.ok(await live(store, id), 'writes again')
   server.pause()
@@ -815,6 +817,8 @@ test('cluster: while a slot moves nothing is done by halves, and nothing is said
       ...ids.slice(0, 5).map(id => store.endSession(id, 'logout')),
       store.sweep(bucket),
       store.claimRevocations(bucket, 10),
+      // Asked whether the bucket may be swept.
+      store.ping(bucket),
       store.createSession({ ...newSession(), id: `AAAA${randomToken().slice(4)}` }, tokens),
     ])
     for (const outcome of outcomes) {
