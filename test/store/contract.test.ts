@@ -778,6 +778,29 @@ test('redis: a session that a failover brings back is ended again, by all who he
   t.same(claimed, [refreshTokenId(id, 0)], 'its token is revoked, and that of a replaced session not before its time')
 })
 
+// Sessions that end make room: were a full server to refuse that, nothing would ever end that could.
+test('redis: where memory is full, sessions go on, end and are revoked, and none is opened', async t => {
+  const server = await startRedis()
+  const store = await redisStore(server, minute)
+  t.teardown(async () => {
+    await store.close()
+    await server.stop()
+  })
+  const [kept, ended] = [await create(store), await create(store)]
+  await store.endSession(ended.id, 'logout')
+  await server.client.config('SET', 'maxmemory', '1')
+  await t.rejects(store.createSession(newSession(), tokens), StoreUnavailable)
+  await store.touchSessions([{ id: kept.id, ageMs: 0 }])
+  t.ok(await live(store, kept.id))
+  await store.sweep(store.bucketOf(kept.id))
+  const [claimed] = await claimAll(store)
+  t.equal(claimed?.id, refreshTokenId(ended.id, 0))
+  await store.settleRevocation(claimed?.id ?? '', 0)
+  t.equal((await claimAll(store)).length, 1, 'due again')
+  t.ok(await store.endSession(kept.id, 'logout'))
+  t.equal((await claimAll(store)).length, 1)
+})
+
 // A replica, or a master that was replaced and cut off, has not heard of the sessions that were opened since.
 test('redis: a server that may not write does not tell of a session that it never was', async t => {
   const server = await startRedis()

@@ -65,7 +65,8 @@ end`
 
 /**
  * A replica, or a master that lost its replicas and would have to stop then, knows nothing of what others wrote since: that it
- * has no session proves nothing. It refuses the first thing that could write.
+ * has no session proves nothing. It refuses the first thing that could write. And where memory is full, what makes room and
+ * what keeps a session alive must go on: a script that has written, and this takes no room, may write more.
  */
 const insist = `
 redis.call('DEL', bucket)`
@@ -189,7 +190,7 @@ end
 redis.call('PUBLISH', channel, 'refreshed ' .. id)`,
 
     /** ARGV: channel, idle timeout ms, then id and age in ms of each activity. */
-    touchSessions: `${prelude}${touch(warningMs)}
+    touchSessions: `${prelude}${insist}${touch(warningMs)}
 for index = 3, #ARGV, 2 do
   local id = ARGV[index]
   local fields = redis.call('HMGET', sessionKey(id), 'idle', 'absolute')
@@ -228,7 +229,7 @@ return reply`,
 queue(ARGV[2], ARGV[3], ARGV[4], now + ARGV[5])`,
 
     /** ARGV: channel, limit, lease ms. → ms until the next entry is due or -1, then id, token, about and age of each */
-    claimRevocations: `${prelude}
+    claimRevocations: `${prelude}${insist}
 local outbox, reply = bucket .. 'outbox', { -1 }
 for _, id in ipairs(redis.call('ZRANGE', outbox, '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[2])) do
   local token, about = redis.call('HGET', outbox .. ':token', id), redis.call('HGET', outbox .. ':about', id)
@@ -249,7 +250,7 @@ if first[2] then reply[1] = math.max(0, first[2] - now) end
 return reply`,
 
     /** ARGV: channel, id, ms until it is tried again, or -1 to forget it. */
-    settleRevocation: `${prelude}
+    settleRevocation: `${prelude}${insist}
 local outbox, id, retry = bucket .. 'outbox', ARGV[2], tonumber(ARGV[3])
 if retry < 0 then
   redis.call('ZREM', outbox, id)
