@@ -13,7 +13,7 @@ export interface Ends {
 const rememberedMs = 60_000
 /** Bounds what is remembered; a deadline that has passed holds without it. */
 const limit = 10_000
-const atOnce = 50
+const atOnce = 500
 const restMs = 500
 
 /**
@@ -37,24 +37,26 @@ export function createEnds(deps: { end: (id: string, reason: EndReason) => Promi
     }
   }
 
-  const say = async () => {
-    for (const id of [...waiting].slice(0, atOnce)) {
-      const end = remembered.get(id)
+  const say = async (round: Set<string>, id: string) => {
+    const end = remembered.get(id)
+    try {
       if (end !== undefined) await deps.end(id, end.reason)
-      waiting.delete(id)
+      round.delete(id)
+    } catch {
+      // Said again later: the master of another shard may be away for longer, and holds up nothing here.
     }
   }
 
   const sayAll = async () => {
     if (saying) return
     saying = true
-    try {
-      while (waiting.size > 0 && !stopped) await say()
-    } catch {
-      timer = setTimeout(() => void sayAll(), restMs).unref()
-    } finally {
-      saying = false
-    }
+    const round = waiting
+    const ids = [...round]
+    for (let from = 0; from < ids.length && round === waiting && !stopped; from += atOnce)
+      await Promise.all(ids.slice(from, from + atOnce).map(id => say(round, id)))
+    saying = false
+    if (stopped || waiting.size === 0) return
+    timer = setTimeout(() => void sayAll(), round === waiting ? restMs : 0).unref()
   }
 
   return {

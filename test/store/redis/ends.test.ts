@@ -47,6 +47,25 @@ test('what cannot be said is said when the server answers, however long ago it w
   t.same(said, [['a', 'logout']])
 })
 
+// Shards fail over one by one: the logouts of one are not to wait for the master of another.
+test('what cannot be said yet holds up no other', async t => {
+  const said: string[] = []
+  const away = { b: true }
+  const ends = createEnds({
+    async end(id) {
+      if (id === 'b' && away.b) throw new Error('no answer')
+      said.push(id)
+    },
+    elapsed: () => 0,
+  })
+  for (const id of ['a', 'b', 'c']) ends.note(id, 'logout')
+  ends.sayAgain()
+  t.ok(await eventually(() => said.length === 2))
+  away.b = false
+  t.ok(await eventually(() => said.length === 3))
+  t.same(said, ['a', 'c', 'b'])
+})
+
 test('a session that ends twice is remembered once, with the last reason, and no more than ten thousand are', async t => {
   const { ends, said } = setUp()
   for (let count = 0; count < 10_100; count += 1) ends.note(`id-${count}`, 'logout')
