@@ -49,6 +49,8 @@ export const confirmedForMs = 900
 export const mostEntries = 20_000
 /** As the store told them; about 100 MB in memory. */
 const mostBytes = 32_000_000
+/** What is left of them when there was no more room. */
+const fullEnough = 0.95
 
 interface Entry extends Confirmation {
   session: StoredSession['session']
@@ -75,8 +77,16 @@ export function createSessionCache({ elapsed, idleTimeoutMs, touchIntervalMs }: 
     remove(id)
     entries.set(id, entry)
     bytes += entry.bytes
+    if (fill() > 1) makeRoom()
+  }
+
+  /** How full it is, from 0 to 1. */
+  const fill = () => Math.max(entries.size / mostEntries, bytes / mostBytes)
+
+  /** Some room at a time: to find the first entry of a map takes as long as entries before it have been removed. */
+  const makeRoom = () => {
     for (const oldest of entries.keys()) {
-      if (entries.size <= mostEntries && bytes <= mostBytes) break
+      if (fill() <= fullEnough) return
       remove(oldest)
     }
   }
