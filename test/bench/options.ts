@@ -17,7 +17,7 @@ export interface Options {
 
 export const usage = `npm run bench -- [options]
 
-  --quick           fewer and shorter rounds, and fewer sessions: a few minutes instead of a quarter of an hour
+  --quick           fewer and shorter rounds, and fewer sessions: a few minutes instead of about 25
   --only a,b        some sections alone: ${sectionNames.join(', ')}
   --json FILE       writes all figures, each round's included
   --profile FOLDER  writes a CPU profile of the gateway with warm sessions, and measures nothing
