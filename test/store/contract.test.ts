@@ -786,15 +786,21 @@ test('redis: where memory is full, sessions go on, end and are revoked, and none
     await store.close()
     await server.stop()
   })
-  const [kept, ended] = [await create(store), await create(store)]
+  const [kept, ended, overdue] = [await create(store), await create(store), newSession()]
   await store.endSession(ended.id, 'logout')
+  // In the same bucket as one that was due before it, and was used since.
+  overdue.id = `${kept.id.slice(0, 4)}${overdue.id.slice(4)}`
+  await store.createSession(overdue, tokens, 1)
+  const key = (await server.keys()).find(name => name.endsWith(`session:${kept.id}`)) ?? ''
+  await server.client.zadd(key.replace(`session:${kept.id}`, 'due'), 1, kept.id)
   await server.client.config('SET', 'maxmemory', '1')
   await t.rejects(store.createSession(newSession(), tokens), StoreUnavailable)
   await store.touchSessions([{ id: kept.id, ageMs: 0 }])
   t.ok(await live(store, kept.id))
-  await store.sweep(store.bucketOf(kept.id))
-  const [claimed] = await claimAll(store)
-  t.equal(claimed?.id, refreshTokenId(ended.id, 0))
+  const { found } = await store.sweep(store.bucketOf(kept.id))
+  t.match(found, [{ session: { id: overdue.id } }])
+  const claimed = (await claimAll(store)).find(({ id }) => id === refreshTokenId(ended.id, 0))
+  t.ok(claimed)
   await store.settleRevocation(claimed?.id ?? '', 0)
   t.equal((await claimAll(store)).length, 1, 'due again')
   t.ok(await store.endSession(kept.id, 'logout'))

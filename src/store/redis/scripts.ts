@@ -205,7 +205,7 @@ local session, idToken = finish(ARGV[2], ARGV[3], ARGV[4])
 return session and { session, idToken }`,
 
     /** ARGV: channel, limit. → ms until the next entry is due or -1, then id, reason and session of each that ended */
-    sweep: `${prelude}${finish(tombstoneMs)}
+    sweep: `${prelude}${insist}${finish(tombstoneMs)}
 local due, reply = bucket .. 'due', { -1 }
 for _, id in ipairs(redis.call('ZRANGE', due, '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[2])) do
   local fields = redis.call('HMGET', sessionKey(id), 'idle', 'absolute')
