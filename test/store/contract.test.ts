@@ -76,6 +76,17 @@ function redisStore(redis: TestRedis, lifetimes: Lifetimes, keys = [key], onUnre
   return storeAt({ url: new URL(redis.url) }, 'test:', lifetimes, keys, onUnreadable)
 }
 
+/** A Redis of the test's own, with a store in it. */
+async function startOwn(t: Test, lifetimes = minute) {
+  const server = await startRedis()
+  const store = await redisStore(server, lifetimes)
+  t.teardown(async () => {
+    await store.close()
+    await server.stop()
+  })
+  return { server, store }
+}
+
 async function storeAt(
   address: RedisAddress,
   prefix: string,
@@ -88,12 +99,7 @@ async function storeAt(
 }
 
 async function redis(t: Test, lifetimes: Lifetimes): Promise<Subject> {
-  const server = await startRedis()
-  const store = await redisStore(server, lifetimes)
-  t.teardown(async () => {
-    await store.close()
-    await server.stop()
-  })
+  const { server, store } = await startOwn(t, lifetimes)
   const lapse = async () => {
     for (const name of await server.keys()) if (name.includes(':lease:')) await server.client.del(name)
   }
@@ -645,12 +651,7 @@ test('memory: a claim that nobody settles runs out, and somebody else takes it',
 })
 
 test('redis: every key has a time to live, and all keys of a session share a slot', async t => {
-  const server = await startRedis()
-  const store = await redisStore(server, { idleTimeout: 60, absoluteTimeout: 120 })
-  t.teardown(async () => {
-    await store.close()
-    await server.stop()
-  })
+  const { server, store } = await startOwn(t, { idleTimeout: 60, absoluteTimeout: 120 })
   const kept = await create(store)
   const ended = await create(store)
   await store.addToIndexes(kept.id, ['user-a'])
@@ -682,12 +683,7 @@ test('redis: every key has a time to live, and all keys of a session share a slo
 
 // Somebody lifts a key's expiry, or Redis is slow to expire: the deadline is held by code all the same.
 test('redis: a deadline holds without any key expiring', async t => {
-  const server = await startRedis()
-  const store = await redisStore(server, { idleTimeout: 1, absoluteTimeout: 60 })
-  t.teardown(async () => {
-    await store.close()
-    await server.stop()
-  })
+  const { server, store } = await startOwn(t, { idleTimeout: 1, absoluteTimeout: 60 })
   const { id } = await create(store)
   for (const name of await server.keys()) await server.client.persist(name)
   await sleep(1100)
@@ -723,12 +719,7 @@ test('redis: a record that was moved, changed or sealed with a lost key counts a
 })
 
 test('redis: a server that is gone, paused or read-only is no answer, and comes back by itself', async t => {
-  const server = await startRedis()
-  const store = await redisStore(server, minute)
-  t.teardown(async () => {
-    await store.close()
-    await server.stop()
-  })
+  const { server, store } = await startOwn(t)
   const { id } = await create(store)
   await server.client.config('SET', 'min-replicas-to-write', '1')
   await t.rejects(store.endSession(id, 'logout'), StoreUnavailable, 'refuses writes')
@@ -780,12 +771,7 @@ test('redis: a session that a failover brings back is ended again, by all who he
 
 // Sessions that end make room: were a full server to refuse that, nothing would ever end that could.
 test('redis: where memory is full, sessions go on, end and are revoked, and none is opened', async t => {
-  const server = await startRedis()
-  const store = await redisStore(server, minute)
-  t.teardown(async () => {
-    await store.close()
-    await server.stop()
-  })
+  const { server, store } = await startOwn(t)
   const [kept, ended, overdue] = [await create(store), await create(store), newSession()]
   await store.endSession(ended.id, 'logout')
   // In the same bucket as one that was due before it, and was used since.
@@ -809,12 +795,7 @@ test('redis: where memory is full, sessions go on, end and are revoked, and none
 
 // A replica, or a master that was replaced and cut off, has not heard of the sessions that were opened since.
 test('redis: a server that may not write does not tell of a session that it never was', async t => {
-  const server = await startRedis()
-  const store = await redisStore(server, minute)
-  t.teardown(async () => {
-    await store.close()
-    await server.stop()
-  })
+  const { server, store } = await startOwn(t)
   await server.client.replicaof('127.0.0.1', 1)
   await t.rejects(store.getSession(newSession().id, look), StoreUnavailable)
   await server.client.replicaof('NO', 'ONE')

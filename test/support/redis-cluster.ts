@@ -27,6 +27,7 @@ export interface TestCluster {
 
 const masterCount = 3
 const slots = 16_384
+
 /** Starts one; a master that is silent for longer than the time limit counts as gone, and its replica takes over. */
 export async function startCluster(nodeTimeoutMs = 1000): Promise<TestCluster> {
   const dir = mkdtempSync(join(tmpdir(), 'redis-cluster-'))
