@@ -14,8 +14,8 @@ export interface TokenAudience extends Audience {
 /** Gives upstreams their access tokens: never one that is over, never another upstream's. */
 export interface AccessTokens {
   /**
-   * The token for an upstream, if no one has to be fetched. One that nears its end is replaced in the background while it is still served,
-   * so that a request rarely waits and a short outage goes unseen.
+   * The token for an upstream, if none has to be fetched. One that nears its end is replaced in the background while it is
+   * still served, so that a request rarely waits and a short outage goes unseen.
    */
   atHand(stored: StoredSession, audience: TokenAudience): string | null
   /**
