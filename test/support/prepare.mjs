@@ -76,9 +76,9 @@ if (missing().length > 0) {
 // A test whose source was renamed or deleted would otherwise go on running from its last compilation.
 rmSync('build', { recursive: true, force: true })
 
-// tap compiles its plugins in, and comes from the registry with one that breaks on TypeScript 7 (see .taprc).
+// tap compiles its plugins in, and comes from the registry with some that are left out here (see .taprc).
 const tapAsBuilt = readFileSync(new URL(import.meta.resolve('@tapjs/test/test-built')), 'utf8')
-if (tapAsBuilt.includes('@tapjs/typescript')) {
-  say('building tap without its TypeScript plugin')
+if (['@tapjs/typescript', '@tapjs/mock'].some(plugin => tapAsBuilt.includes(plugin))) {
+  say('building tap without the plugins that are left out')
   if (!run('tap', ['build'])) process.exit(1)
 }
