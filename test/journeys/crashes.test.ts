@@ -191,7 +191,7 @@ test('a process killed at any moment of expiry leaves each session stored, queue
 
   const runLane = async ({ planter, environment, kills, random, whole }: Lane) => {
     const [open, postponed] = [new Map<string, Planted>(), new Map<string, Planted>()]
-    for (let kill = 0; kill < kills && Date.now() < startedAt + 60_000; kill += 1) {
+    for (let kill = 0; kill < kills && Date.now() < startedAt + 45_000; kill += 1) {
       const starting = startVictim(environment, whole(kill))
       const planted = await planter.plant(6)
       everything.push(...planted)
@@ -273,7 +273,7 @@ test('a process killed at any moment of expiry leaves each session stored, queue
   t.ok(Math.max(...counts) <= 2, `none more than twice (${told})`)
   // If kills never struck between the steps, they would prove nothing.
   const { kills } = seen
-  t.ok(kills >= 40, `${kills} kills`)
+  t.ok(kills >= 30, `${kills} kills`)
   const met = seen.stored > kills / 2 && seen.queued > kills / 10 && seen.revoked > kills / 2 && twice > 0
   t.ok(met, 'every stage was met')
   t.same(

@@ -89,9 +89,10 @@ function revocations(at: TestProvider): Map<string, number> {
   return counts
 }
 
-async function holdsNoToken(t: Test, at: TestRedis, more: readonly string[] = []) {
+async function holdsNoToken(t: Test, at: TestRedis) {
   const { accessTokens, refreshTokens, idTokens, codes } = provider.issued
-  const secrets = [...accessTokens, ...refreshTokens, ...idTokens, ...codes, ...more]
+  // All planted tokens begin like this; to look for each of hundreds in so much text takes seconds.
+  const secrets = [...accessTokens, ...refreshTokens, ...idTokens, ...codes, 'planted-']
   const text = (await at.dump()).toString('latin1')
   t.same(
     secrets.filter(secret => text.includes(secret)),
@@ -134,7 +135,7 @@ test('five hundred sessions that nobody uses end on time without a request, each
   const dumping = (async () => {
     for (let moment = 0; moment < 5; moment += 1) {
       await sleep(300)
-      await holdsNoToken(t, redis, tokens)
+      await holdsNoToken(t, redis)
     }
   })()
   const late = (await Promise.all(watched)).flat().sort((a, b) => a - b)
@@ -579,11 +580,7 @@ test('users who work while Redis is away are there afterwards, and those who lef
     sessions.map(() => 1),
     'each revoked once',
   )
-  await holdsNoToken(
-    t,
-    own,
-    sessions.map(({ refreshToken }) => refreshToken),
-  )
+  await holdsNoToken(t, own)
 })
 
 // A short outage: the last click before it was not written, and the written deadline passes before Redis is back.
