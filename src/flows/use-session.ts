@@ -22,6 +22,14 @@ export interface SessionUse {
   flush(): Promise<void>
 }
 
+/** Activity that was not written when it happened. */
+interface Pending {
+  /** Oldest first. */
+  instants: readonly number[]
+  /** The store was away then: for all it knows nobody was there, and the next question must tell it first. */
+  missed: boolean
+}
+
 /** While the store is away nobody can tell made-up cookies from sessions: no more than this many are remembered. */
 const mostRemembered = 100_000
 
@@ -34,40 +42,43 @@ export function createSessionUse(deps: {
   const { store, noteEnded, elapsed } = deps
   const intervalMs = touchIntervalMs(deps.lifetimes)
   const idleTimeoutMs = deps.lifetimes.idleTimeout * 1000
-  /** Activity that the store does not know of: when it was, oldest first, by session. */
-  const pending = new Map<string, readonly number[]>()
+  /** Activity that the store does not know of, by session. */
+  const pending = new Map<string, Pending>()
 
-  const forget = (id: string, instants: readonly number[]) => {
-    if (pending.get(id) === instants) pending.delete(id)
+  const forget = (id: string, told: Pending | undefined) => {
+    if (pending.get(id) === told) pending.delete(id)
   }
 
   /** Adds what the store could not be told. Of many instants those are kept from which each deadline leads to the next. */
   const remember = (id: string, at: number) => {
     const before = pending.get(id)
     if (before === undefined && pending.size >= mostRemembered) return
-    const instants = [...(before ?? []), at].sort((a, b) => a - b)
+    const instants = [...(before?.instants ?? []), at].sort((a, b) => a - b)
     const kept: number[] = []
     for (const [index, instant] of instants.entries()) {
       const [last, next] = [kept.at(-1), instants[index + 1]]
       if (last === undefined || next === undefined || next - last >= idleTimeoutMs) kept.push(instant)
     }
-    pending.set(id, kept)
+    pending.set(id, { instants: kept, missed: true })
   }
 
   const activities = (id: string, instants: readonly number[]) => instants.map(at => ({ id, ageMs: elapsed() - at }))
 
   /** Whether a flush is late: a deadline may hang on what it would tell. */
-  const isOverdue = (instants: readonly number[], now: number) =>
-    instants[0] !== undefined && now - instants[0] >= intervalMs
+  const isOverdue = (activity: Pending | undefined, now: number): activity is Pending =>
+    activity !== undefined && (activity.missed || now - (activity.instants[0] ?? now) >= intervalMs)
 
-  const noteActive = (id: string, at: number) => void pending.set(id, [Math.max(at, pending.get(id)?.at(-1) ?? at)])
+  const noteActive = (id: string, at: number) => {
+    const last = pending.get(id)?.instants.at(-1) ?? at
+    pending.set(id, { instants: [Math.max(at, last)], missed: false })
+  }
 
   /** Reads a session and tells earlier activity along where that is overdue. */
   const read = async (id: string, use: Use, now: number) => {
-    const before = pending.get(id) ?? []
+    const before = pending.get(id)
     const overdue = isOverdue(before, now)
-    if (overdue && before.length > 1) await store.touchSessions(activities(id, before.slice(0, -1)))
-    const pendingAgeMs = overdue ? now - (before.at(-1) ?? now) : null
+    if (overdue && before.instants.length > 1) await store.touchSessions(activities(id, before.instants.slice(0, -1)))
+    const pendingAgeMs = overdue ? now - (before.instants.at(-1) ?? now) : null
     const { found, touched } = await store.getSession(id, { ...use, pendingAgeMs })
     if (overdue || touched || found?.state !== 'live') forget(id, before)
     if (found?.state === 'live' && use.active && !touched) noteActive(id, now)
@@ -77,7 +88,7 @@ export function createSessionUse(deps: {
   return {
     atHand(id, use) {
       const now = elapsed()
-      if (isOverdue(pending.get(id) ?? [], now)) return null
+      if (isOverdue(pending.get(id), now)) return null
       const stored = store.sessionAtHand(id, use)
       if (stored !== null && use.active) noteActive(id, now)
       return stored
@@ -99,11 +110,12 @@ export function createSessionUse(deps: {
     async flush() {
       const batch = [...pending]
       if (batch.length === 0) return
-      const written = await store.touchSessions(batch.flatMap(([id, instants]) => activities(id, instants))).then(
+      const told = batch.flatMap(([id, { instants }]) => activities(id, instants))
+      const written = await store.touchSessions(told).then(
         () => true,
         () => false,
       )
-      if (written) for (const [id, instants] of batch) forget(id, instants)
+      if (written) for (const [id, activity] of batch) forget(id, activity)
     },
   }
 }

@@ -81,6 +81,20 @@ test('a use of what is at hand asks nothing, is not lost, and makes way for a re
   t.equal(await leftMs(), 100_000)
 })
 
+// The click that got a 503 was one all the same, and its user clicks again at once.
+test('activity while the store was away is told before anything is asked of it', async t => {
+  const { clock, replica, state, id, leftMs } = await setUp()
+  const use = replica()
+  clock.advance(99_000)
+  state.down = true
+  await t.rejects(use.use(id, active), StoreUnavailable)
+  state.down = false
+  clock.advance(2000)
+  t.equal(use.atHand(id, { active: false }), null)
+  t.match(await use.use(id, { active: false }), { state: 'live' })
+  t.equal(await leftMs(), 98_000, 'from the click on')
+})
+
 test('a busy session costs a write or two an interval, however many requests it has', async t => {
   const { clock, replica, calls, id, leftMs } = await setUp()
   const use = replica()
