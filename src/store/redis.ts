@@ -141,7 +141,7 @@ export function createRedisStore(options: RedisStoreOptions): Store {
     onSessionEvent: listener => void listeners.push(listener),
 
     async ping(bucket) {
-      if (bucket === undefined) return void (await answered(client.ping()))
+      if (bucket === undefined) return void (await answered(commands.ping()))
       // Neither is ever there. To remove them is refused wherever the scripts are: by what may not write, and while a slot moves.
       await answered(client.del(keys.bucket(bucket), `${keys.bucket(bucket)}none`))
     },

@@ -28,7 +28,7 @@ type Scripts = Record<
 >
 
 /** What the store asks of ioredis, with the gateway's scripts as commands; those named `…Buffer` answer with buffers. */
-export type RedisClient = Pick<Redis, 'get' | 'set' | 'del' | 'exists' | 'zrem' | 'zrange' | 'ping'> & Scripts
+export type RedisClient = Pick<Redis, 'get' | 'set' | 'del' | 'exists' | 'zrem' | 'zrange'> & Scripts
 
 /** What becomes of the links to Redis. */
 export interface LinkListener {
@@ -44,6 +44,8 @@ export interface RedisCommands {
   client: RedisClient
   /** The nodes of the cluster as far as they are known; none without a cluster. */
   cluster: Cluster | null
+  /** Resolves when there is anybody to talk to: in a cluster, any of its masters. */
+  ping(): Promise<unknown>
   /** What each master says of itself in a section of INFO. */
   info(section: string): Promise<string[]>
   close(): void
@@ -63,9 +65,15 @@ export function createRedisCommands(
     cluster.on('error', error => listener.onError('cluster', error))
     cluster.on('ready', () => listener.onReady('cluster'))
     cluster.on('node error', (error, name) => listener.onError(name, error))
+    const seen = new Set<string>()
     cluster.on('+node', (node: Redis) => {
       writeTogether(node)
-      node.on('ready', () => listener.onReady(nameOf(node)))
+      node.on('ready', () => {
+        listener.onReady(nameOf(node))
+        // It may have been started anew, and know less than it did.
+        if (seen.has(nameOf(node))) listener.onAnotherServer()
+        seen.add(nameOf(node))
+      })
     })
     watchMasters(cluster, listener)
     define(cluster, scripts.ofKeys, 1)
@@ -74,6 +82,10 @@ export function createRedisCommands(
     return {
       client: cluster as unknown as RedisClient,
       cluster,
+      async ping() {
+        if (cluster.status !== 'ready') throw new Error('the cluster is not ready')
+        return await Promise.any(cluster.nodes('master').map(node => node.ping()))
+      },
       info: section => Promise.all(cluster.nodes('master').map(node => node.info(section))),
       close: () => cluster.disconnect(),
     }
@@ -104,6 +116,7 @@ export function createRedisCommands(
   return {
     client: client as Redis & Scripts,
     cluster: null,
+    ping: () => client.ping(),
     info: async section => [await client.info(section)],
     close() {
       closed = true
