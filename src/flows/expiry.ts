@@ -48,8 +48,9 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
   const all = Array.from({ length: store.buckets }, (_, bucket) => bucket)
   /** Buckets that cannot be visited, and are left alone: a store in several parts may lack one of them. */
   const silent = new Set<number>()
-  /** Whether a visit has failed since it was last asked which buckets are there. Nothing is visited then. */
-  let inDoubt = false
+  /** Buckets to which a visit has failed since it was last asked which are there, and before that. Nothing is visited then. */
+  const failed = new Set<number>()
+  let failedBefore = new Set<number>()
   /** When each bucket may be swept. */
   const sweepFrom = all.map(() => Number.NEGATIVE_INFINITY)
   let listenFrom = Number.NEGATIVE_INFINITY
@@ -73,7 +74,7 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
       try {
         waitMs = Math.min(await work(bucket), longestWaitMs)
       } catch {
-        inDoubt = true
+        failed.add(bucket)
       }
       const next = elapsed() + waitMs + random() * jitterMs
       visitAt[bucket] = Math.min(visitAt[bucket] ?? next, next)
@@ -109,7 +110,7 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
   const outboxes = createRound(bucket => {
     // One after the other: how many entries may be taken is known when the claim before has taken its own.
     const claim = lastClaim.then(async () => {
-      const limit = inDoubt || timer === undefined ? 0 : revoker.free()
+      const limit = failed.size > 0 || timer === undefined ? 0 : revoker.free()
       if (limit <= 0) {
         crowded.add(bucket)
         return jitterMs
@@ -151,14 +152,21 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
       else silent.add(bucket)
       sweepFrom[bucket] = elapsed() + deps.settlingMs
     }
-    // What comes and goes all the time leaves the others a round in between.
+  }
+
+  /** What comes and goes all the time leaves the others a round in between. */
+  const listenLater = () => {
     listenFrom = elapsed() + (silent.size < all.length ? deps.settlingMs + jitterMs : jitterMs)
   }
 
   /** A visit has failed: nobody knows which buckets were away just now, and for how long. */
   const takeStock = async () => {
     await find(all)
-    inDoubt = false
+    // What is there, and fails again, has a trouble of its own that must not become that of all.
+    for (const bucket of failed) if (failedBefore.has(bucket)) silent.add(bucket)
+    failedBefore = new Set(failed)
+    failed.clear()
+    listenLater()
   }
 
   let listening = false
@@ -169,11 +177,12 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
     const any = Math.min(Math.floor(random() * away.length), away.length - 1)
     await find(away.slice(any, any + 1))
     if (silent.size < away.length) await find([...silent])
+    listenLater()
     listening = false
   }
 
   const tick = () => {
-    if (inDoubt) {
+    if (failed.size > 0) {
       if (underWay.size === 0) track(takeStock())
       return
     }

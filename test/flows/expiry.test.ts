@@ -181,7 +181,6 @@ test('while the store is away it is asked once at a time, not by every part', as
   t.same([state.sweeps, state.claims], [sweeps, claims], 'only a ping')
 })
 
-// In a cluster a shard may be gone for an hour: the sessions of the others are not to live on for that hour.
 // A server that hangs gives no answer for two seconds: the bucket of a session that is in use may be back before that.
 test('nothing is swept before it is known which parts of the store were away', async t => {
   const { clock, store, state, sweeper, open, ended, ticks } = setUp(t)
@@ -208,6 +207,7 @@ test('nothing is swept before it is known which parts of the store were away', a
   t.ok(await eventually(() => ended.length === 1))
 })
 
+// In a cluster a shard may be gone for an hour: the sessions of the others are not to live on for that hour.
 test('while a part of the store is away the sessions of the others end, and its own once it is back', async t => {
   const { clock, memory, store, sweeper, open, ended, revoked, ticks } = setUp(t)
   const away = { down: true, sweeps: 0 }
@@ -249,6 +249,30 @@ test('while a part of the store is away the sessions of the others end, and its 
   t.equal(ended.length, 1, 'others are given the time to write there, too')
   clock.advance(2000)
   t.ok(await eventually(() => ended.length === 2))
+})
+
+// A record that no script can read, say: it must not keep all sessions everywhere from ending.
+test('a part of the store that answers and yet cannot be visited holds up no other', async t => {
+  const { clock, memory, store, sweeper, open, ended, ticks } = setUp(t)
+  const parts = {
+    ...store,
+    buckets: 2,
+    ping: async () => {},
+    sweep: async (bucket: number) => {
+      if (bucket === 1) throw new StoreUnavailable()
+      return memory.sweep(0)
+    },
+    claimRevocations: async (bucket: number, limit: number) =>
+      bucket === 1 ? { found: [], nextInMs: null } : memory.claimRevocations(0, limit),
+  }
+  sweeper({ store: parts, settlingMs: 5000 })
+  await open()
+  clock.advance(95_000)
+  for (let passed = 0; passed < 20 && ended.length === 0; passed += 1) {
+    clock.advance(1000)
+    await ticks()
+  }
+  t.equal(ended.length, 1)
 })
 
 test('revocations do not wait for the settling after an outage', async t => {
