@@ -15,16 +15,22 @@ export interface SessionCache {
   /** The version whose session and token of a slot are here, which the store need not send again; null when none is. */
   versionOf(id: string, slot: string | undefined): number | null
   /**
-   * Keeps what the store said in so many bytes, asked at that instant, unless something has happened since: word may
-   * overtake an answer.
+   * Keeps what the store said, asked at that instant, unless something has happened since: word may overtake an answer.
    */
-  keep(id: string, slot: string | undefined, stored: StoredSession, told: { askedAt: number; bytes: number }): void
+  keep(id: string, slot: string | undefined, stored: StoredSession, told: Told): void
   /** Renews what {@link versionOf} told of; null when it is gone meanwhile. */
   confirm(id: string, slot: string | undefined, confirmation: Confirmation): StoredSession | null
   /** Something has happened to the session, or is about to: the store must be asked. */
   forget(id: string): void
   /** Another store has taken over: what was asked before that is worth nothing. */
   forgetAll(): void
+}
+
+/** When the store was asked for a session, and how much it said. */
+export interface Told {
+  askedAt: number
+  sessionBytes: number
+  tokenBytes: number
 }
 
 /** The store's word that a session is as it was. */
@@ -61,7 +67,7 @@ interface Entry extends Confirmation {
 }
 
 export function createSessionCache({ elapsed, idleTimeoutMs, touchIntervalMs }: SessionCacheOptions): SessionCache {
-  /** The longest unused first. */
+  /** The longest unconfirmed first. */
   const entries = new Map<string, Entry>()
   let bytes = 0
   /** When something last happened to a session, the longest ago first: as long as it matters to answers on their way. */
@@ -121,19 +127,19 @@ export function createSessionCache({ elapsed, idleTimeoutMs, touchIntervalMs }: 
       return entry !== undefined && has(entry, slot) ? entry.version : null
     },
 
-    keep(id, slot, found, { askedAt, bytes }) {
+    keep(id, slot, found, { askedAt, sessionBytes, tokenBytes }) {
       const overtaken = Math.max(allForgottenAt, happened.get(id) ?? Number.NEGATIVE_INFINITY) >= askedAt
       if (overtaken || elapsed() - askedAt >= confirmedForMs) return
       const entry = entries.get(id)
       const known = entry?.version === found.version ? entry : undefined
       const tokens = known?.tokens ?? new Map<string, AccessToken | null>()
-      const isNews = known === undefined || (slot !== undefined && !tokens.has(slot))
+      const more = slot !== undefined && !tokens.has(slot) ? tokenBytes : 0
       if (slot !== undefined) tokens.set(slot, found.accessToken)
       // Many requests get the same object.
       freeze(found.session)
       freeze(found.accessToken)
       const { session, version, idleExpiresInMs, absoluteExpiresInMs } = found
-      const size = (known?.bytes ?? 0) + (isNews ? bytes : 0)
+      const size = (known?.bytes ?? sessionBytes) + more
       put(id, { session, tokens, version, idleExpiresInMs, absoluteExpiresInMs, askedAt, bytes: size })
     },
 

@@ -26,7 +26,7 @@ function create() {
   let now = 1000
   const cache = createSessionCache({ elapsed: () => now, idleTimeoutMs: 60_000, touchIntervalMs: 5000 })
   const keep = (id: string, slot: string | undefined, stored: StoredSession, askedAt: number) =>
-    cache.keep(id, slot, stored, { askedAt, bytes: JSON.stringify(stored).length })
+    cache.keep(id, slot, stored, { askedAt, sessionBytes: JSON.stringify(stored).length, tokenBytes: 0 })
   return {
     cache,
     keep,

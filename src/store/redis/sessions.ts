@@ -127,13 +127,12 @@ export function createRedisSessions(options: RedisSessionsOptions) {
         return { found: again.found, touched: touched || again.touched }
       }
       const found = reply && lookup(id, slot, reply)
-      if (found?.state === 'live') cache.keep(id, slot, found.stored, { askedAt, bytes: bytesOf(reply) })
+      if (found?.state === 'live') cache.keep(id, slot, found.stored, { askedAt, ...bytesOf(reply) })
       else cache.forget(id)
       return { found, touched }
     },
 
     async touchSessions(activities) {
-      for (const { id } of activities) cache.forget(id)
       const flushes = byBucket(activities, ({ id }) => id).map(([bucket, group]) => {
         const pairs = group.flatMap(({ id, ageMs }) => [id, Math.ceil(ageMs)])
         return client.touchSessions(bucket, keys.channel, idleMs, ...pairs)
@@ -182,9 +181,9 @@ export function createRedisSessions(options: RedisSessionsOptions) {
   return { ...store, peek, openLive }
 }
 
-function bytesOf(reply: LiveReply | EndedReply | null): number {
+function bytesOf(reply: LiveReply | EndedReply | null): { sessionBytes: number; tokenBytes: number } {
   const [, session, access] = reply ?? []
-  return (session?.length ?? 0) + (access?.length ?? 0)
+  return { sessionBytes: session?.length ?? 0, tokenBytes: access?.length ?? 0 }
 }
 
 /** An access token is sealed for its place in one session, so that no upstream's token opens as another's. */
