@@ -124,7 +124,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
     sameSite: config.sessionCookieSamesite,
     crossSitePost: formPost,
   })
-  const guardDeps = {
+  const check = createGuard({
     csrf: createCsrf({ origin: config.publicUrl, corsOrigins }),
     readSession: createReadSession({
       cookies,
@@ -132,7 +132,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
       invalid: limitOf('invalid', config.rateLimitInvalid),
     }),
     audit,
-  }
+  })
   const [loginUrl, logoutUrl] = [endpoint('login'), endpoint('logout')]
   const { login, logout } = parts
   const loginRoutes = createLoginRoutes({ login, cookies, audit, loginUrl, failedUrl: endpoint('login/failed') })
@@ -205,9 +205,9 @@ export async function buildApp(options: AppOptions): Promise<App> {
   registerTargetChecks(publicServer, { publicOrigin, trusts, checkPath: createPathCheck(scriptPaths) })
   registerCors(publicServer, { cors, publicOrigin: config.publicUrl, audit })
   registerProblems(publicServer, { loginUrl: addressOf(loginUrl), openPage: spa?.openPage })
-  registerGuarded(publicServer, config.bffPath, table, guardDeps)
+  registerGuarded(publicServer, config.bffPath, table, check)
   const { accessTokens, stepUps } = parts
-  const admit = createAdmission({ check: createGuard(guardDeps), accessTokens, stepUps })
+  const admit = createAdmission({ check, accessTokens, stepUps })
   const origins = config.corsOrigins
   registerProxy(publicServer, upstreams, {
     admit,

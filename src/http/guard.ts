@@ -3,12 +3,12 @@ import { CsrfRefused, GatewayError } from '../core/errors.ts'
 import type { Audit } from '../core/events.ts'
 import type { Lookup } from '../store/store.ts'
 import type { Csrf, CsrfRule } from './csrf.ts'
+import { type Eventual, whenThere } from './eventual.ts'
 import { acceptForms } from './form.ts'
 import { markOwn } from './problem.ts'
 import { queryOf } from './query.ts'
 import type { RateLimit } from './rate-limit.ts'
 import { liveSession, type ReadSession } from './session.ts'
-import { type Soon, whenThere } from './soon.ts'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -56,7 +56,7 @@ export interface GuardDeps {
 }
 
 /** Lets a request pass, or throws what it is refused with. */
-export type Check = (guard: Guard, request: FastifyRequest) => Soon<void>
+export type Check = (guard: Guard, request: FastifyRequest) => Eventual<void>
 
 /** Makes a guard's check: the CSRF rule first, on headers alone, so that no other site uses up a limit; then the session. */
 export function createGuard({ csrf, readSession, audit }: GuardDeps): Check {
@@ -95,9 +95,8 @@ export function registerGuarded(
   app: FastifyInstance,
   prefix: string,
   rows: readonly GuardedRoute[],
-  deps: GuardDeps,
+  check: Check,
 ): void {
-  const check = createGuard(deps)
   app.decorateRequest('found', null)
   // What takes no body reads none, whatever its type.
   app.removeAllContentTypeParsers()

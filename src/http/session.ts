@@ -4,17 +4,17 @@ import { type StoredSession, sessionIdOf } from '../core/session.ts'
 import type { SessionUse, Use } from '../flows/use-session.ts'
 import type { Lookup } from '../store/store.ts'
 import type { Cookies } from './cookies.ts'
+import type { Eventual } from './eventual.ts'
 import type { RateLimit } from './rate-limit.ts'
-import type { Soon } from './soon.ts'
 
 /**
- * Reads the session of a request: no store command without a cookie of the right form, at most one with it.
+ * Reads the session of a request: no store command without a cookie of the right form, hardly ever more than one with it.
  *
  * @throws {TooManyRequests} when too many cookies that name nothing came from the request's address; one that names a
  * session is served all the same, since many users may share an address
  * @throws {StoreUnavailable} when it is not known whether there is a session
  */
-export type ReadSession = (request: FastifyRequest, options: Use) => Soon<Lookup | null>
+export type ReadSession = (request: FastifyRequest, options: Use) => Eventual<Lookup | null>
 
 /** What the reading needs. */
 export interface ReadSessionDeps {

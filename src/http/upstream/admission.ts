@@ -4,8 +4,8 @@ import { GatewayError } from '../../core/errors.ts'
 import type { StoredSession } from '../../core/session.ts'
 import type { AccessTokens, TokenAudience } from '../../flows/access-token.ts'
 import type { StepUps } from '../../flows/step-up.ts'
+import { type Eventual, whenThere } from '../eventual.ts'
 import type { Check, Guard } from '../guard.ts'
-import { type Soon, whenThere } from '../soon.ts'
 
 /** Who may use an upstream, and how. */
 export interface Policy {
@@ -47,7 +47,7 @@ export interface Admission {
  * @throws {GatewayError} 403 for a user who does not meet the policy
  * @throws {ProviderUnavailable} @throws {StoreUnavailable} neither of which is ever taken for the lack of a session
  */
-export type Admit = (request: FastifyRequest, policy: Policy, kind: 'request' | 'websocket') => Soon<Admission>
+export type Admit = (request: FastifyRequest, policy: Policy, kind: 'request' | 'websocket') => Eventual<Admission>
 
 /** What admission needs. */
 export interface AdmissionDeps {
@@ -60,7 +60,7 @@ export function createAdmission({ check, accessTokens, stepUps }: AdmissionDeps)
   const tokenFor = (stored: StoredSession, audience: TokenAudience) =>
     accessTokens.atHand(stored, audience) ?? stepUps.offering(stored.session, accessTokens.get(stored, audience))
 
-  const admitSession = (stored: StoredSession, policy: Policy): Soon<Admission> => {
+  const admitSession = (stored: StoredSession, policy: Policy): Eventual<Admission> => {
     const { claims } = stored.session.identity
     if (!satisfies(claims, policy.require)) throw new GatewayError('forbidden', 'Your account may not use this.')
     const told = claimHeaderValues(claims, policy.claimsHeaders)
