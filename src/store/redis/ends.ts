@@ -14,7 +14,8 @@ const rememberedMs = 60_000
 /** Bounds what is remembered; a deadline that has passed holds without it. */
 const limit = 10_000
 const atOnce = 500
-const restMs = 500
+/** Between two attempts: longer each time, while none helps. */
+const [shortestRestMs, longestRestMs] = [500, 8000]
 
 /**
  * A replica of Redis that becomes the master may lack the last writes, the end of a session among them: who had copied the
@@ -26,6 +27,7 @@ export function createEnds(deps: { end: (id: string, reason: EndReason) => Promi
   const remembered = new Map<string, { reason: EndReason; at: number }>()
   let waiting = new Set<string>()
   let saying = false
+  let restMs = shortestRestMs
   let stopped = false
   let timer: NodeJS.Timeout | undefined
 
@@ -55,6 +57,7 @@ export function createEnds(deps: { end: (id: string, reason: EndReason) => Promi
     for (let from = 0; from < ids.length && round === waiting && !stopped; from += atOnce)
       await Promise.all(ids.slice(from, from + atOnce).map(id => say(round, id)))
     saying = false
+    restMs = round.size < ids.length ? shortestRestMs : Math.min(2 * restMs, longestRestMs)
     if (stopped || waiting.size === 0) return
     timer = setTimeout(() => void sayAll(), round === waiting ? restMs : 0).unref()
   }
@@ -68,6 +71,7 @@ export function createEnds(deps: { end: (id: string, reason: EndReason) => Promi
     sayAgain() {
       prune()
       waiting = new Set(remembered.keys())
+      restMs = shortestRestMs
       clearTimeout(timer)
       void sayAll()
     },
