@@ -31,6 +31,8 @@ export interface ExpiryDeps {
 const tickMs = 50
 /** A bucket is visited at least this often, to find what a replica that died left in its outbox. */
 const longestWaitMs = 30_000
+/** How long a bucket is let be to which one visit after the other fails, though it answers. */
+const troubledMs = 60_000
 /** Spreads the visits of replicas, so that mostly one finds the work and the others find it done. */
 const jitterMs = 250
 /** For so many revocations at once it is worth while to ask the store. */
@@ -48,9 +50,11 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
   const all = Array.from({ length: store.buckets }, (_, bucket) => bucket)
   /** Buckets that cannot be visited, and are left alone: a store in several parts may lack one of them. */
   const silent = new Set<number>()
-  /** Buckets to which a visit has failed since it was last asked which are there, and before that. Nothing is visited then. */
+  /** Buckets to which a visit has failed since it was last asked which are there. Nothing is visited then. */
   const failed = new Set<number>()
-  let failedBefore = new Set<number>()
+  /** When visits to buckets failed last, and until when those are let be that are there, and failed again soon after. */
+  const failedAt = new Map<number, number>()
+  const restUntil = new Map<number, number>()
   /** When each bucket may be swept. */
   const sweepFrom = all.map(() => Number.NEGATIVE_INFINITY)
   let listenFrom = Number.NEGATIVE_INFINITY
@@ -88,7 +92,7 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
       visitDue() {
         const now = elapsed()
         for (const [bucket, at] of visitAt.entries()) {
-          if (at > now || visiting.has(bucket) || silent.has(bucket)) continue
+          if (at > now || visiting.has(bucket) || silent.has(bucket) || now < (restUntil.get(bucket) ?? now)) continue
           visiting.add(bucket)
           track(visit(bucket).finally(() => visiting.delete(bucket)))
         }
@@ -162,9 +166,13 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
   /** A visit has failed: nobody knows which buckets were away just now, and for how long. */
   const takeStock = async () => {
     await find(all)
-    // What is there, and fails again, has a trouble of its own that must not become that of all.
-    for (const bucket of failed) if (failedBefore.has(bucket)) silent.add(bucket)
-    failedBefore = new Set(failed)
+    const now = elapsed()
+    for (const bucket of failed) {
+      // It has a trouble of its own, which must not become that of all.
+      const again = now - (failedAt.get(bucket) ?? Number.NEGATIVE_INFINITY) < 5 * deps.settlingMs
+      if (again && !silent.has(bucket)) restUntil.set(bucket, now + troubledMs)
+      failedAt.set(bucket, now)
+    }
     failed.clear()
     listenLater()
   }
