@@ -31,8 +31,6 @@ export interface ExpiryDeps {
 const tickMs = 50
 /** A bucket is visited at least this often, to find what a replica that died left in its outbox. */
 const longestWaitMs = 30_000
-/** How long a bucket is let be to which one visit after the other fails, though it answers. */
-const troubledMs = 60_000
 /** Spreads the visits of replicas, so that mostly one finds the work and the others find it done. */
 const jitterMs = 250
 /** For so many revocations at once it is worth while to ask the store. */
@@ -170,7 +168,7 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
     for (const bucket of failed) {
       // It has a trouble of its own, which must not become that of all.
       const again = now - (failedAt.get(bucket) ?? Number.NEGATIVE_INFINITY) < 5 * deps.settlingMs
-      if (again && !silent.has(bucket)) restUntil.set(bucket, now + troubledMs)
+      if (again && !silent.has(bucket)) restUntil.set(bucket, now + longestWaitMs)
       failedAt.set(bucket, now)
     }
     failed.clear()
