@@ -9,6 +9,7 @@ import type { Audit } from './core/events.ts'
 import type { Preset } from './core/presets.ts'
 import { createSeal } from './core/seal.ts'
 import { sessionHandle } from './core/session.ts'
+import { succeeds } from './core/succeeds.ts'
 import { createAccessTokens } from './flows/access-token.ts'
 import { createBreaker } from './flows/breaker.ts'
 import { createEndSession, createNoteEnded } from './flows/end-session.ts'
@@ -168,11 +169,7 @@ const reconnectMs = 3000
 /** Resolves when the store answers, or when it has been waited for long enough: it may come up later. */
 async function answers(store: Store): Promise<void> {
   for (let waitedMs = 0; waitedMs < patienceMs; waitedMs += 50) {
-    const up = await store.ping().then(
-      () => true,
-      () => false,
-    )
-    if (up) return
+    if (await succeeds(store.ping())) return
     await sleep(50)
   }
 }

@@ -1,4 +1,5 @@
 import type { Elapsed } from '../core/clock.ts'
+import { succeeds } from '../core/succeeds.ts'
 import type { ExpiryStore, OutboxStore } from '../store/store.ts'
 import type { NoteEnded } from './end-session.ts'
 import type { Revoker } from './revocation.ts'
@@ -51,8 +52,8 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
   /** Buckets to which a visit has failed since it was last asked which are there. Nothing is visited then. */
   const failed = new Set<number>()
   /** When visits to buckets failed last, and until when those are let be that are there, and failed again soon after. */
-  const failedAt = new Map<number, number>()
-  const restUntil = new Map<number, number>()
+  const failedAt = all.map(() => Number.NEGATIVE_INFINITY)
+  const restUntil = all.map(() => Number.NEGATIVE_INFINITY)
   /** When each bucket may be swept. */
   const sweepFrom = all.map(() => Number.NEGATIVE_INFINITY)
   let listenFrom = Number.NEGATIVE_INFINITY
@@ -90,7 +91,7 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
       visitDue() {
         const now = elapsed()
         for (const [bucket, at] of visitAt.entries()) {
-          if (at > now || visiting.has(bucket) || silent.has(bucket) || now < (restUntil.get(bucket) ?? now)) continue
+          if (at > now || visiting.has(bucket) || silent.has(bucket) || Number(restUntil[bucket]) > now) continue
           visiting.add(bucket)
           track(visit(bucket).finally(() => visiting.delete(bucket)))
         }
@@ -143,12 +144,7 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
 
   /** Which of them can be visited. Others may not have been able to write there until now, and are given the time. */
   const find = async (buckets: readonly number[]) => {
-    const isThere = (bucket: number) =>
-      store.ping(bucket).then(
-        () => true,
-        () => false,
-      )
-    const there = await Promise.all(buckets.map(isThere))
+    const there = await Promise.all(buckets.map(bucket => succeeds(store.ping(bucket))))
     for (const [index, bucket] of buckets.entries()) {
       if (there[index]) silent.delete(bucket)
       else silent.add(bucket)
@@ -167,9 +163,9 @@ export function createExpiry(deps: ExpiryDeps): Expiry {
     const now = elapsed()
     for (const bucket of failed) {
       // It has a trouble of its own, which must not become that of all.
-      const again = now - (failedAt.get(bucket) ?? Number.NEGATIVE_INFINITY) < 5 * deps.settlingMs
-      if (again && !silent.has(bucket)) restUntil.set(bucket, now + longestWaitMs)
-      failedAt.set(bucket, now)
+      const again = now - Number(failedAt[bucket]) < 5 * deps.settlingMs
+      if (again && !silent.has(bucket)) restUntil[bucket] = now + longestWaitMs
+      failedAt[bucket] = now
     }
     failed.clear()
     listenLater()

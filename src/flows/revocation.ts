@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Audit, RevocationOutcome, RevocationReason } from '../core/events.ts'
 import { randomToken } from '../core/random.ts'
 import { handleOfRefreshToken, refreshTokenId } from '../core/session.ts'
+import { succeeds } from '../core/succeeds.ts'
 import type { Provider } from '../oidc/provider.ts'
 import type { OutboxStore, QueuedRevocation } from '../store/store.ts'
 import { insist } from './insist.ts'
@@ -105,10 +106,7 @@ export function createRevokeToken(deps: {
     let [attempts, waitedMs, retryMs] = [0, 0, firstRetryMs]
     while (waitedMs < giveUpAfterMs) {
       attempts += 1
-      const queued = await store.queueRevocation(id, token, why).then(
-        () => true,
-        () => false,
-      )
+      const queued = await succeeds(store.queueRevocation(id, token, why))
       if (queued) return revokeSoon(id)
       const { outcome } = await provider.revoke(token)
       if (outcome !== 'failed') return record(outcome, attempts)

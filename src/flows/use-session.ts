@@ -1,5 +1,6 @@
 import type { Elapsed } from '../core/clock.ts'
 import type { StoredSession } from '../core/session.ts'
+import { succeeds } from '../core/succeeds.ts'
 import { type Lifetimes, type Lookup, type SessionStore, type Touch, touchIntervalMs } from '../store/store.ts'
 import type { NoteEnded } from './end-session.ts'
 
@@ -111,10 +112,7 @@ export function createSessionUse(deps: {
       const batch = [...pending]
       if (batch.length === 0) return
       const told = batch.flatMap(([id, { instants }]) => activities(id, instants))
-      const written = await store.touchSessions(told).then(
-        () => true,
-        () => false,
-      )
+      const written = await succeeds(store.touchSessions(told))
       if (written) for (const [id, activity] of batch) forget(id, activity)
     },
   }
