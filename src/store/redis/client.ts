@@ -69,10 +69,11 @@ export function createRedisCommands(
     cluster.on('+node', (node: Redis) => {
       writeTogether(node)
       node.on('ready', () => {
-        listener.onReady(nameOf(node))
+        const name = nameOf(node)
+        listener.onReady(name)
         // It may have been started anew, and know less than it did.
-        if (seen.has(nameOf(node))) listener.onAnotherServer()
-        seen.add(nameOf(node))
+        if (seen.has(name)) listener.onAnotherServer()
+        seen.add(name)
       })
     })
     watchMasters(cluster, listener)
