@@ -21,7 +21,14 @@ const providers = {
       if (!existsSync(shared(name))) symlinkSync(join('/usr/share', name), shared(name))
   },
 }
-const beside = ['sqlite3', 'libplack-perl', 'libstring-random-perl', 'libcrypt-openssl-bignum-perl']
+// LemonLDAP::NG's portal only recommends libio-string-perl, and gives no tokens without it.
+const beside = [
+  'sqlite3',
+  'libplack-perl',
+  'libstring-random-perl',
+  'libcrypt-openssl-bignum-perl',
+  'libio-string-perl',
+]
 
 const say = text => console.error(`interop: ${text}`)
 
