@@ -71,9 +71,9 @@ test('an ID token that this provider did not sign opens no session', async t => 
   t.test('a token with any bit of its signature flipped is refused', async t => {
     // A verifier that looks at part of the signature only, or that takes r = s = 0 (RFC 8725 §3.2; CVE-2022-21449).
     for (const [alg, length, step] of [
-      ['ES256', 64, 3],
-      ['EdDSA', 64, 7],
-      ['RS256', 256, 31],
+      ['ES256', 64, 1],
+      ['EdDSA', 64, 3],
+      ['RS256', 256, 17],
     ] as const) {
       await provider.rotateKeys({ keepOld: false, alg })
       clock.advance(61_000)

@@ -261,8 +261,8 @@ test('a logout token names a session, a user or both, as texts', async t => {
   await accepts(t, 'claims that mean nothing here', honest({ azp: 'other', name: 'x', amr: [] }))
 })
 
-// Each unknown key id is a reason to fetch the keys again; anybody can make up thousands of them.
-test('two thousand made-up logout tokens cost the provider two fetches of its keys, and end nothing', async t => {
+// Each unknown key id is a reason to fetch the keys again; anybody can make up ten thousand of them.
+test('ten thousand made-up logout tokens cost the provider two fetches of its keys, and end nothing', async t => {
   clock.advance(61_000)
   await isAlive(alice)
   const fetchesBefore = provider.jwksFetches().length
@@ -277,7 +277,7 @@ test('two thousand made-up logout tokens cost the provider two fetches of its ke
   const started = performance.now()
   let sent = 0
   const sender = async () => {
-    while (sent < 2000) {
+    while (sent < 10_000) {
       sent += 1
       const { status } = await fetch(`http://127.0.0.1:${gateway.port}/bff/backchannel`, {
         method: 'POST',
@@ -287,7 +287,7 @@ test('two thousand made-up logout tokens cost the provider two fetches of its ke
     }
   }
   const caller = async () => {
-    while (sent < 2000) {
+    while (sent < 10_000) {
       const before = performance.now()
       const answer = await alice.browser.api('/api/items')
       delays.push(performance.now() - before)
@@ -299,9 +299,9 @@ test('two thousand made-up logout tokens cost the provider two fetches of its ke
   const p99 = delays.sort((a, b) => a - b)[Math.floor(delays.length * 0.99)] ?? 0
   const seconds = (performance.now() - started) / 1000
   t.comment(
-    `2,000 in ${seconds.toFixed(1)} s, ${fetches} fetches, API calls p99 ${p99.toFixed(0)} ms of ${delays.length}`,
+    `10,000 in ${seconds.toFixed(1)} s, ${fetches} fetches, API calls p99 ${p99.toFixed(0)} ms of ${delays.length}`,
   )
-  t.strictSame([...statuses], [[400, 2000]])
+  t.strictSame([...statuses], [[400, 10_000]])
   t.ok(fetches <= 2, `${fetches} fetches`)
   t.ok(p99 < 5000, 'the API goes on')
   t.ok(await isAlive(alice))
