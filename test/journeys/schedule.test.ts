@@ -62,9 +62,9 @@ interface Held {
   user: string
   cookie: string
   chain: Chain | undefined
-  /** When it was heard, in an answer to this cookie, that the session has ended. */
-  refusedAt: number | null
-  /** When it was heard that somebody ended it. */
+  /** When it was first heard from each replica, in an answer to this cookie, that the session has ended. */
+  refusedAt: Map<number, number>
+  /** When it was first heard that it has ended. */
   endedAt: number | null
 }
 
@@ -204,19 +204,21 @@ async function run(fleet: Fleet, plan: Plan): Promise<{ faults: string[]; story:
   }
 
   /** What the answer to a cookie says about its session, held against what was known when it was sent. */
-  const judge = (held: Held, sentAt: number, status: number, text: string, where: string) => {
-    note(`${held.label} ${where}: ${status} ${text.slice(0, 160)}`)
+  const judge = (held: Held, replica: number, sentAt: number, status: number, text: string, asked: string) => {
+    note(`${held.label} ${asked} at ${replica}: ${status} ${text.slice(0, 160)}`)
     const { code, reason, detail } = status === 200 ? ({} as Record<string, string>) : parse(text)
     // A logout succeeds whether or not there is anything left to end.
-    if (where.startsWith('POST /bff/logout') && status === 200) return
+    if (asked === 'POST /bff/logout' && status === 200) return
     if (status === 200) {
-      if (held.refusedAt !== null && sentAt > held.refusedAt) fault(`${held.label} lives again after it was refused`)
+      if (sentAt > (held.refusedAt.get(replica) ?? Number.POSITIVE_INFINITY))
+        fault(`${held.label} lives again where it was refused`)
       if (held.endedAt !== null && sentAt > held.endedAt + everywhereMs) fault(`${held.label} outlives its end`)
       return
     }
     const excused = held.chain !== undefined && ledger.excused(held.chain)
     if (code === 'session_expired' || code === 'session_revoked') {
-      held.refusedAt ??= performance.now()
+      if (!held.refusedAt.has(replica)) held.refusedAt.set(replica, performance.now())
+      held.endedAt ??= performance.now()
       if (tokenReasons.includes(reason ?? '') && !excused)
         fault(`${held.label} ended as ${reason}, and its refresh token was good`)
       if (!knownReasons.includes(reason ?? '')) fault(`${held.label} ended as ${reason}`)
@@ -244,7 +246,7 @@ async function run(fleet: Fleet, plan: Plan): Promise<{ faults: string[]; story:
         signal: AbortSignal.timeout(20_000),
       })
       const text = await answer.text()
-      judge(held, sentAt, answer.status, text, `${method} ${path.split('?')[0]} at ${replica}`)
+      judge(held, replica, sentAt, answer.status, text, `${method} ${path.split('?')[0]}`)
       return { status: answer.status, text }
     } catch (error) {
       note(`${held.label} ${method} ${path} at ${replica}: ${error}`)
@@ -265,7 +267,7 @@ async function run(fleet: Fleet, plan: Plan): Promise<{ faults: string[]; story:
     const callback = end.chain.map(({ url }) => new URL(url)).find(({ pathname }) => pathname === '/bff/callback')
     const label = `${place.user}.${sessions.size}`
     const chain = ledger.chains.get(callback?.searchParams.get('code') ?? '')
-    const held: Held = { label, user: place.user, cookie, chain, refusedAt: null, endedAt: null }
+    const held: Held = { label, user: place.user, cookie, chain, refusedAt: new Map(), endedAt: null }
     if (chain === undefined) fault('a session was opened with no code')
     sessions.set(label, held)
     place.held = held
@@ -521,7 +523,9 @@ async function runAll(t: Test, seeds: number[], fleet: Fleet, kind: { processes:
   for (const seed of seeds) {
     const { faults, story } = await run(fleet, planOf(seed, { replicas: fleet.urls.length, ...kind }))
     const passed = faults.length === 0
-    t.ok(passed, `the schedule of seed ${seed}`, { faults: [...new Set(faults)].slice(0, 10) })
+    const firstFault = story.findIndex(line => line.includes(' FAULT: '))
+    const before = passed ? [] : story.slice(Math.max(0, firstFault - 40), firstFault + 1)
+    t.ok(passed, `the schedule of seed ${seed}`, { faults: [...new Set(faults)].slice(0, 10), before })
     if (process.env.STORY) t.comment(story.join('\n'))
     if (passed) continue
     t.comment(story.join('\n'))
