@@ -14,7 +14,7 @@ export interface LoadResult {
   p99Ms: number
 }
 
-/** A way of asking a server: 64 connections, each with its next request when the last is answered. */
+/** A way of asking a server: connections, each with its next request when the last is answered. */
 export interface Load {
   /** How many of the cookies are walked through, at most all. */
   walks(count: number): void
@@ -22,6 +22,7 @@ export interface Load {
   run(seconds: number): Promise<LoadResult>
 }
 
+/** Of every load. */
 export const connections = 64
 /** Body of every answer, in bytes. */
 export const bodyLength = 512
@@ -36,19 +37,20 @@ export function createLoad(deps: {
   port: number
   cookies: readonly string[]
   paths?: readonly string[]
+  connections?: number
 }): Load {
-  const { programs, folder, port, cookies, paths = ['/api/items'] } = deps
+  const { programs, folder, port, cookies, paths = ['/api/items'], connections: wanted = connections } = deps
   const file = join(folder, `cookies-${randomUUID()}`)
   writeFileSync(file, cookies.join('\n'))
   let [count, offset] = [cookies.length, 0]
 
   return {
-    walks(wanted) {
-      count = Math.max(1, Math.min(Math.round(wanted), cookies.length))
+    walks(most) {
+      count = Math.max(1, Math.min(Math.round(most), cookies.length))
     },
     async run(seconds) {
       const script = resolve('test/bench/walk.lua')
-      const options = ['-t1', `-c${connections}`, `-d${seconds}s`, '--timeout', '10s', '--latency', '-s', script]
+      const options = ['-t1', `-c${wanted}`, `-d${seconds}s`, '--timeout', '10s', '--latency', '-s', script]
       const url = `http://127.0.0.1:${port}`
       const walk = [file, String(count), String(offset), `localhost:${port}`, paths.join(',')]
       const said = await outputOf(programs.wrk, [...options, url, '--', ...walk], programs.env)
@@ -60,6 +62,21 @@ export function createLoad(deps: {
       if (result.refused > 0 || result.broken > 0 || short || result.requests === 0)
         throw new Error(`answers at ${url}${paths[0]} that are not 200 as they should be: ${JSON.stringify(result)}`)
       return result
+    },
+  }
+}
+
+/** Loads of several servers, run at once; the latencies are those of the slowest. */
+export function together(loads: readonly Load[]): Load {
+  return {
+    walks(count) {
+      for (const load of loads) load.walks(count)
+    },
+    async run(seconds) {
+      const results = await Promise.all(loads.map(load => load.run(seconds)))
+      const most = (field: keyof LoadResult) => Math.max(...results.map(result => result[field]))
+      const requests = results.reduce((sum, result) => sum + result.requests, 0)
+      return { requests, seconds: most('seconds'), p50Ms: most('p50Ms'), p99Ms: most('p99Ms') }
     },
   }
 }

@@ -25,7 +25,7 @@ export async function plainProxy(ground: Ground, name: string): Promise<Subject>
   ground.toStop.push(running.stop)
   return {
     name,
-    pid: running.pid,
+    pids: [running.pid],
     load: createLoad({ ...ground, port, cookies: ['a=b'] }),
   }
 }
@@ -122,5 +122,5 @@ export async function openidcPeer(
   if (end.status !== 200 || cookie === undefined)
     throw new Error(`nobody could log in through Apache: ${end.status} ${end.url}\n${readFileSync(errorLog, 'utf8')}`)
   const cookies = [`mod_auth_openidc_session=${cookie}`]
-  return { name, pid: running.pid, redis, load: createLoad({ ...ground, port, cookies }) }
+  return { name, pids: [running.pid], redis, load: createLoad({ ...ground, port, cookies }) }
 }

@@ -69,14 +69,17 @@ async function stop(child: ChildProcess): Promise<void> {
   clearTimeout(late)
 }
 
-/** Milliseconds of CPU that a process has used so far, with all of its threads and children. */
-export function cpuMs(pid: number): number {
+/** Milliseconds of CPU that processes have used so far, with all of their threads and children. */
+export function cpuMs(...pids: readonly number[]): number {
+  return pids.reduce((sum, pid) => sum + ownCpuMs(pid) + cpuMs(...childrenOf(pid)), 0)
+}
+
+function ownCpuMs(pid: number): number {
   // The name, in brackets, may have blanks in it.
   const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
     .replace(/^.*\) /s, '')
     .split(' ')
-  const own = fields.slice(11, 15).reduce((sum, ticks) => sum + Number(ticks), 0) * tickMs
-  return childrenOf(pid).reduce((sum, child) => sum + cpuMs(child), own)
+  return fields.slice(11, 15).reduce((sum, ticks) => sum + Number(ticks), 0) * tickMs
 }
 
 /** Processes that a process has started and that have not ended. */

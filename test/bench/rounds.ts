@@ -7,7 +7,8 @@ import { median } from './statistics.ts'
 /** Something that is measured. */
 export interface Subject {
   name: string
-  pid: number
+  /** Its processes, without their children. */
+  pids: readonly number[]
   load: Load
   redis?: CountedRedis
 }
@@ -73,11 +74,11 @@ async function warmUp(load: Load, seconds: number): Promise<void> {
 }
 
 /** Measures one subject once. */
-export async function measure({ cores }: Ground, { pid, load, redis }: Subject, seconds: number): Promise<Round> {
+export async function measure({ cores }: Ground, { pids, load, redis }: Subject, seconds: number): Promise<Round> {
   const [commandsBefore, redisCpuBefore] = [await redis?.commands(), redis?.cpuMs() ?? 0]
-  const [cpuBefore, workedBefore] = [cpuMs(pid), workedMs(cores.subject)]
+  const [cpuBefore, workedBefore] = [cpuMs(...pids), workedMs(cores.subject)]
   const result = await load.run(seconds)
-  const cpu = cpuMs(pid) - cpuBefore
+  const cpu = cpuMs(...pids) - cpuBefore
   const worked = workedMs(cores.subject) - workedBefore
   const redisCpu = (redis?.cpuMs() ?? 0) - redisCpuBefore
   const commands = await redis?.commands()

@@ -28,7 +28,7 @@ async function subjectsOf(ground: Ground, size: number): Promise<Subject[]> {
   if (size > planted) await multiplySessions(redis, planted, size)
   const start = async (name: string, some: string[]): Promise<Subject> => {
     const { pid, port } = await startCoatcheck(ground, redis)
-    return { name, pid, redis, load: createLoad({ ...ground, port, cookies: some }) }
+    return { name, pids: [pid], redis, load: createLoad({ ...ground, port, cookies: some }) }
   }
   const one = await start(busy(size), cookies.slice(0, 1))
   return size < asked ? [one] : [one, await start(spread(size), cookies)]

@@ -55,7 +55,7 @@ async function bareSubject(ground: Ground): Promise<Subject> {
   ground.toStop.push(running.stop)
   // As long as a session's, so that what is parsed is the same.
   const cookies = [`__Host-coatcheck=${'c'.repeat(43)}`]
-  return { name: bare, pid: running.pid, load: createLoad({ ...ground, port, cookies }) }
+  return { name: bare, pids: [running.pid], load: createLoad({ ...ground, port, cookies }) }
 }
 
 /** A gateway with one upstream, asked for so many sessions in turn. */
@@ -69,7 +69,7 @@ export async function gatewaySubject(
   const redis = await startCountedRedis(ground)
   const cookies = await plantSessions(ground, redis, { count: sessions })
   const { pid, port } = await startCoatcheck(ground, redis, { execArgv })
-  return { name, pid, redis, load: createLoad({ ...ground, port, cookies }) }
+  return { name, pids: [pid], redis, load: createLoad({ ...ground, port, cookies }) }
 }
 
 /** Walks through as many sessions as get 20 requests a second each, as fast as the load went the last time. */
@@ -102,7 +102,7 @@ async function largeSubject(ground: Ground): Promise<Subject> {
   const cookies = await plantSessions(ground, redis, { count: ground.quick ? 20_000 : 100_000, slots })
   const { pid } = await startCoatcheck(ground, redis, { env, port })
   const paths = names.map(name => `/apis/${name.toLowerCase()}/items`)
-  return { name: large, pid, redis, load: createLoad({ ...ground, port, cookies, paths }) }
+  return { name: large, pids: [pid], redis, load: createLoad({ ...ground, port, cookies, paths }) }
 }
 
 function report(results: Results): Section {

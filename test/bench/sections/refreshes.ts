@@ -25,7 +25,7 @@ export async function refreshesSection(ground: Ground): Promise<Section> {
     return result
   }
   const name = 'a call that waits for a refresh'
-  const subject: Subject = { name, pid, redis, load: { ...load, run } }
+  const subject: Subject = { name, pids: [pid], redis, load: { ...load, run } }
   const results = await measureRounds(ground, [subject], plan)
   const rounds = results[name] ?? []
   const perCall = median(refreshes.slice(-plan.rounds))
