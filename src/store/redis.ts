@@ -9,7 +9,7 @@ import { answered } from './redis/answered.ts'
 import { createRedisCommands, type LinkListener } from './redis/client.ts'
 import { createEnds } from './redis/ends.ts'
 import { createRedisIndexes } from './redis/indexes.ts'
-import { createKeys } from './redis/keys.ts'
+import { createKeys, neverThere } from './redis/keys.ts'
 import { createRedisOutbox } from './redis/outbox.ts'
 import { createRedisRefreshes } from './redis/refreshes.ts'
 import { createRedisSessions } from './redis/sessions.ts'
@@ -142,8 +142,9 @@ export function createRedisStore(options: RedisStoreOptions): Store {
 
     async ping(bucket) {
       if (bucket === undefined) return void (await answered(commands.ping()))
-      // Neither is ever there. To remove them is refused wherever the scripts are: by what may not write, and while a slot moves.
-      await answered(client.del(keys.bucket(bucket), `${keys.bucket(bucket)}none`))
+      // To remove what is never there is refused wherever the scripts are: by what may not write, and while a slot moves.
+      const name = keys.bucket(bucket)
+      await answered(client.del(name, neverThere(name)))
     },
     async evicts() {
       const policies = (await answered<string[]>(commands.info('memory'))).map(

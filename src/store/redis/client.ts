@@ -1,6 +1,7 @@
 import type { Cluster, Redis } from 'ioredis'
 import { type Lifetimes, tombstoneMs, warningMs } from '../store.ts'
 import { openCluster, openLink, type RedisAddress, restMs } from './address.ts'
+import { neverThere } from './keys.ts'
 import { createScripts } from './scripts.ts'
 
 type Argument = string | number | Buffer
@@ -157,7 +158,7 @@ function writeTogether(link: Redis): void {
 function guardBuckets(client: Scripts, names: string[]): void {
   for (const name of names.flatMap(script => [script, `${script}Buffer`]) as (keyof Scripts)[]) {
     const run: Script = client[name].bind(client)
-    client[name] = (bucket, ...args) => run(bucket, `${bucket}none`, ...args)
+    client[name] = (bucket, ...args) => run(bucket, neverThere(bucket), ...args)
   }
 }
 

@@ -33,6 +33,11 @@ export function createKeys(prefix: string): Keys {
   }
 }
 
+/** The name of a key in a bucket that does not exist, as that of the bucket itself does not. */
+export function neverThere(bucket: string): string {
+  return `${bucket}none`
+}
+
 const digits = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'
 
 /** The bucket of an id: its first byte, which is the first base64url digit and a part of the second (RFC 4648 §5). */
