@@ -8,6 +8,8 @@ import { markOwn } from '../problem.ts'
 export interface Cors {
   /** The headers of an answer to this `Origin`, for answers that the server does not send in its usual way. */
   headersFor(origin: string | undefined): Record<string, string>
+  /** What an answer to this `Origin` says of itself, besides the headers that it has for anybody. */
+  headersBeside(headers: OutgoingHttpHeaders, origin: string | undefined): Record<string, string>
   /** The headers of an answer to this `Origin`, made of those that it has for anybody. */
   complete(headers: OutgoingHttpHeaders, origin: string | undefined): OutgoingHttpHeaders
 }
@@ -23,16 +25,20 @@ export function createCors({ origins }: { origins: readonly string[] }): Cors {
     if (origin === undefined || !origins.includes(origin)) return { vary: 'Origin' }
     return { vary: 'Origin', 'access-control-allow-origin': origin, 'access-control-allow-credentials': 'true' }
   }
+  const headersBeside: Cors['headersBeside'] = (headers, origin) => {
+    const own: Record<string, string> = { ...headersFor(origin), vary: withOrigin(headers.vary, 'Origin') }
+    if (own['access-control-allow-origin'] === undefined) return own
+    // A script of the same origin could read all headers, too.
+    const read = Object.keys(headers).filter(name => exposed.test(name))
+    return { ...own, 'access-control-expose-headers': read.join(', ') }
+  }
   return {
     headersFor,
+    headersBeside,
     complete(headers, origin) {
       if (origins.length === 0) return headers
       const others = Object.entries(headers).filter(([name]) => !name.startsWith('access-control-'))
-      const own = { ...headersFor(origin), vary: withOrigin(headers.vary, 'Origin') }
-      // A script of the same origin could read all headers, too.
-      const read = others.map(([name]) => name).filter(name => exposed.test(name))
-      const expose = 'access-control-allow-origin' in own && { 'access-control-expose-headers': read.join(', ') }
-      return { ...Object.fromEntries(others), ...own, ...expose }
+      return { ...Object.fromEntries(others), ...headersBeside(headers, origin) }
     },
   }
 }
@@ -76,7 +82,7 @@ export function registerCors(app: FastifyInstance, deps: CorsDeps): void {
       return void reply.headers({ ...deps.cors.headersFor(origin), vary })
     }
     for (const name of Object.keys(headers)) if (name.startsWith('access-control-')) reply.removeHeader(name)
-    reply.headers(deps.cors.complete(headers as OutgoingHttpHeaders, origin))
+    reply.headers(deps.cors.headersBeside(headers as OutgoingHttpHeaders, origin))
   })
 }
 
