@@ -1,3 +1,4 @@
+import type { IncomingHttpHeaders } from 'node:http'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { type ClaimHeader, type ClaimRule, claimHeaderValues, satisfies } from '../../core/claim-rules.ts'
 import { GatewayError } from '../../core/errors.ts'
@@ -68,21 +69,27 @@ export function createAdmission({ check, accessTokens, stepUps }: AdmissionDeps)
   }
 
   return (request, policy, kind) =>
-    whenThere(check(guardOf(policy, kind), request), () =>
+    whenThere(check(guardOf(policy, kind, request.headers), request), () =>
       request.found?.state === 'live' ? admitSession(request.found.stored, policy) : nobody,
     )
 }
 
 /**
  * A page of another site can open a websocket with the user's cookie, and no header of its own will stop it: only its
- * `Origin` tells, with or without a session. What goes over one does not say whether anybody is there.
+ * `Origin` tells, with or without a session. What goes over one does not say whether anybody is there, and neither does an
+ * event stream: a browser opens either anew by itself.
  */
-function guardOf({ auth, csrf, activity, audience }: Policy, kind: 'request' | 'websocket'): Guard {
+function guardOf(
+  { auth, csrf, activity, audience }: Policy,
+  kind: 'request' | 'websocket',
+  { accept, upgrade }: IncomingHttpHeaders,
+): Guard {
   const websocket = kind === 'websocket'
+  const opensByItself = websocket || upgrade !== undefined || accept?.includes('text/event-stream') === true
   return {
     csrf: websocket ? 'websocket' : auth === 'none' ? 'none' : csrf,
     session: auth,
-    slides: !websocket && activity === 'active',
+    slides: activity === 'active' && !opensByItself,
     slot: audience.slot,
   }
 }
