@@ -144,6 +144,8 @@ test('a login that was under way when all sessions were ended opens none', async
   const opening = stage.open(browser, callback)
   t.ok(await eventually(() => provider.tokenCalls('authorization_code').at(-1)?.answered === undefined))
   t.same((await revoke({ sub: 'emma' })).json(), { ended: 0 })
+  const lowerCase = await send(JSON.stringify({ sub: 'emma' }), { ...json, authorization: `bearer ${adminToken}` })
+  t.same(lowerCase.json(), { ended: 0 }, 'the name of the scheme is the same in any case (RFC 9110 §11.1)')
   release()
   t.equal((await opening).status, 400)
   t.ok(provider.of('userinfo').length > reached, 'the login itself had succeeded')
