@@ -52,7 +52,7 @@ export interface PartsOptions {
 export function createParts(options: PartsOptions) {
   const { config, clock, elapsed, audit, log } = options
   const lifetimes: Lifetimes = {
-    idleTimeout: config.sessionIdleTimeout,
+    idleTimeout: Math.min(config.sessionIdleTimeout, config.sessionAbsoluteTimeout),
     absoluteTimeout: config.sessionAbsoluteTimeout,
   }
   const idleTimeoutMs = lifetimes.idleTimeout * 1000

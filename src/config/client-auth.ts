@@ -2,17 +2,7 @@ import { readFileSync } from 'node:fs'
 import { type ClientAuthentication, isCompactJwt } from '../core/client-authentication.ts'
 import { readClientKey } from '../core/client-key.ts'
 import type { Config, Fault } from './load.ts'
-
-/** The settings that have a part in it. */
-export const clientAuthVariables: readonly string[] = [
-  'OIDC_CLIENT_SECRET',
-  'OIDC_CLIENT_SECRET_2',
-  'OIDC_CLIENT_AUTH',
-  'OIDC_CLIENT_KEY_FILE',
-  'OIDC_CLIENT_KEY_ID',
-  'OIDC_CLIENT_CERT_FILE',
-  'OIDC_CLIENT_ASSERTION_FILE',
-]
+import { settings } from './settings.ts'
 
 /**
  * The way in which the client authenticates, of all that can be set.
@@ -40,11 +30,12 @@ export function clientAuthFaults(config: Config): Fault[] {
   ]
   const given = ways.filter(([, value]) => value !== undefined).map(([variable]) => variable)
   const [first = config.azureFederatedTokenFile && 'AZURE_FEDERATED_TOKEN_FILE', ...more] = given
-  const rules: [broken: boolean, variable: string, problem: string][] = [
+  const rules: [broken: boolean, variable: string, problem: string, example?: string][] = [
     [
       first === undefined,
       'OIDC_CLIENT_SECRET',
       'is required, or in its place OIDC_CLIENT_KEY_FILE (with OIDC_CLIENT_KEY_ID or OIDC_CLIENT_CERT_FILE) or OIDC_CLIENT_ASSERTION_FILE: the client must authenticate',
+      settings.OIDC_CLIENT_SECRET.example,
     ],
     ...more.map((variable): [boolean, string, string] => [
       true,
@@ -72,7 +63,9 @@ export function clientAuthFaults(config: Config): Fault[] {
       'names a private key, and OIDC_CLIENT_KEY_FILE is not set',
     ],
   ]
-  const faults = rules.filter(([broken]) => broken).map(([, variable, problem]) => ({ variable, problem }))
+  const faults = rules
+    .filter(([broken]) => broken)
+    .map(([, variable, problem, example]) => ({ variable, problem, example }))
   return faults.length > 0 ? faults : contentFaults(authenticationOf(config), String(first))
 }
 

@@ -1,8 +1,8 @@
 import { readFileSync, statSync } from 'node:fs'
 import { closest, distance } from 'fastest-levenshtein'
-import { clientAuthFaults, clientAuthVariables } from './client-auth.ts'
 import { crossFaults } from './cross-faults.ts'
 import { type Setting, settings, upstreamSettings } from './settings.ts'
+import { soundPart } from './sound.ts'
 
 /** The environment, as `process.env` has it. */
 export type Environment = Readonly<Record<string, string | undefined>>
@@ -28,7 +28,7 @@ export type Config = Values<typeof settings> & {
 export interface Fault {
   variable: string
   problem: string
-  example?: string
+  example?: string | undefined
 }
 
 /** Every fault of a configuration at once. */
@@ -57,16 +57,20 @@ const guardedPrefixes = ['OIDC_', 'SESSION_', 'UPSTREAM_']
 export function loadConfig(environment: Environment): Config {
   const faults: Fault[] = []
   const names = upstreamNames(environment)
-  const values = readAll(settings, '', environment, faults)
-  const upstreams = names.map(name => ({
-    name: name.toLowerCase(),
-    ...readAll(upstreamSettings, `UPSTREAM_${name}_`, environment, faults),
-  }))
-  faults.push(...unknownVariables(environment, names))
-  const config: Config = { ...values, upstreams, production: environment.NODE_ENV === 'production' }
-  if (!faults.some(({ variable }) => clientAuthVariables.includes(variable))) faults.push(...clientAuthFaults(config))
-  // A rule between settings can only be judged when each of them is sound.
-  if (faults.length === 0) faults.push(...crossFaults(config, environment))
+  const readSound = <Declared extends Record<string, Setting<unknown>>, Rest extends object>(
+    declared: Declared,
+    prefix: string,
+    rest: Rest,
+  ) => {
+    const found: Fault[] = []
+    const values = readAll(declared, prefix, environment, found)
+    faults.push(...found)
+    const unsound = found.map(({ variable }) => camelCase(variable.slice(prefix.length)))
+    return soundPart({ ...rest, ...values }, new Set(unsound))
+  }
+  const upstreams = names.map(name => readSound(upstreamSettings, `UPSTREAM_${name}_`, { name: name.toLowerCase() }))
+  const config: Config = readSound(settings, '', { upstreams, production: environment.NODE_ENV === 'production' })
+  faults.push(...unknownVariables(environment, names), ...crossFaults(config, environment))
   if (faults.length > 0) throw new ConfigError(faults)
   return config
 }

@@ -1,10 +1,11 @@
-import { createFaults } from './faults.ts'
 import type { Config, Fault } from './load.ts'
 
 /** The rules between the settings of Redis, each with a sentence for the operator. */
 export function redisFaults(config: Config): Fault[] {
   const { redisUrl, redisCluster, redisSentinels, redisSentinelMaster, redisSentinelPassword, redisCaFile } = config
-  const { faults, fault } = createFaults()
+  const faults: Fault[] = []
+  const fault = (variable: string, problem: string, example?: string) =>
+    void faults.push({ variable, problem, example })
 
   if (redisUrl === undefined) {
     const needs = [

@@ -231,7 +231,7 @@ export const settings = {
   }),
   SESSION_IDLE_TIMEOUT: setting({
     type: type.duration,
-    doc: 'end a session after this long without user activity',
+    doc: 'end a session after this long without user activity; at most `SESSION_ABSOLUTE_TIMEOUT`',
     example: '30m',
     default: '30m',
   }),

@@ -1,27 +1,29 @@
 import { isBelow } from '../core/return-url.ts'
 import type { Config, Fault, Upstream } from './load.ts'
+import { judged } from './sound.ts'
 
 /** The rules between an upstream's settings, and between upstreams and all else. */
 export function upstreamFaults(config: Config): Fault[] {
-  return [...pathFaults(config), ...config.upstreams.flatMap(upstream => policyFaults(upstream, config))]
+  const taken = new Map<string, string>()
+  return config.upstreams.flatMap(upstream => [
+    ...judged(() => pathFaults(upstream, taken, config)),
+    ...judged(() => policyFaults(upstream, config)),
+  ])
 }
 
 /** Each path is one upstream's alone. Compared without case, since an upstream or a proxy may not know of it. */
-function pathFaults({ upstreams, bffPath, spaDir, spaUrl }: Config): Fault[] {
+function pathFaults({ name, path }: Upstream, taken: Map<string, string>, config: Config): Fault[] {
   const faults: Fault[] = []
-  const paths = new Map<string, string>()
-  const endpoints = bffPath.toLowerCase()
-  for (const { name, path } of upstreams) {
-    const fault = (problem: string) => faults.push({ variable: variableOf(name, 'PATH'), problem })
-    const plain = path.toLowerCase()
-    const twin = paths.get(plain)
-    if (twin !== undefined) fault(`is also the path of upstream ${twin}`)
-    paths.set(plain, name)
-    if (isBelow(plain, endpoints)) fault("lies under BFF_PATH, where the gateway's own endpoints are")
-    if (isBelow(endpoints, plain)) fault("covers BFF_PATH, where the gateway's own endpoints are")
-    if (path === '/' && spaDir !== undefined) fault('leaves no room for the SPA of SPA_DIR')
-    if (path === '/' && spaUrl !== undefined) fault('leaves no room for the SPA of SPA_URL')
-  }
+  const fault = (problem: string) => faults.push({ variable: variableOf(name, 'PATH'), problem })
+  const plain = path.toLowerCase()
+  const twin = taken.get(plain)
+  if (twin !== undefined) fault(`is also the path of upstream ${twin}`)
+  taken.set(plain, name)
+  const endpoints = config.bffPath.toLowerCase()
+  if (isBelow(plain, endpoints)) fault("lies under BFF_PATH, where the gateway's own endpoints are")
+  if (isBelow(endpoints, plain)) fault("covers BFF_PATH, where the gateway's own endpoints are")
+  if (path === '/' && config.spaDir !== undefined) fault('leaves no room for the SPA of SPA_DIR')
+  if (path === '/' && config.spaUrl !== undefined) fault('leaves no room for the SPA of SPA_URL')
   return faults
 }
 
@@ -59,10 +61,7 @@ function policyFaults(upstream: Upstream, { oidcDpop }: Config): Fault[] {
   ]
   return rules
     .filter(([broken]) => broken)
-    .map(([, setting, problem, example]) => {
-      const variable = variableOf(name, setting)
-      return example === undefined ? { variable, problem } : { variable, problem, example }
-    })
+    .map(([, setting, problem, example]) => ({ variable: variableOf(name, setting), problem, example }))
 }
 
 function variableOf(name: string, setting: string): string {

@@ -94,6 +94,48 @@ test('all faults are told together, each with its variable and an example', asyn
   t.match(message, 'for example SESSION_IDLE_TIMEOUT=30m')
 })
 
+test('what settings make of one another is told as well, as far as they are sound', async t => {
+  const variablesOf = (environment: Environment) => faultsOf(environment).faults.map(({ variable }) => variable)
+  const nothing = variablesOf({ NODE_ENV: 'production', PUBLIC_URL: 'http://app.example' })
+  t.same(nothing.sort(), [
+    'OIDC_CLIENT_ID',
+    'OIDC_CLIENT_SECRET',
+    'OIDC_ISSUER',
+    'PUBLIC_URL',
+    'REDIS_URL',
+    'SESSION_KEYS',
+    'UPSTREAM_<NAME>_PATH',
+  ])
+  t.same(variablesOf({ ...minimal, PORT: 'x', WORKERS: '2', BFF_PATH: '/' }), ['PORT', 'BFF_PATH', 'WORKERS'])
+  t.same(
+    variablesOf({ ...production, REDIS_URL: 'redis', WORKERS: '2' }),
+    ['REDIS_URL'],
+    'there is one, it is but wrong',
+  )
+  const twins = { UPSTREAM_A_PATH: '/a', UPSTREAM_A_URL: 'a', UPSTREAM_A_AUTH: 'none', UPSTREAM_A_SCOPE: 'a' }
+  const other = { UPSTREAM_B_PATH: '/A', UPSTREAM_B_URL: 'http://b', UPSTREAM_B_AUTH: 'no', UPSTREAM_B_SCOPE: 'b' }
+  t.same(variablesOf({ ...minimal, ...twins, ...other }), ['UPSTREAM_A_URL', 'UPSTREAM_B_AUTH', 'UPSTREAM_B_PATH'])
+})
+
+test('whatever must be otherwise has an example', async t => {
+  const { faults } = faultsOf({
+    NODE_ENV: 'production',
+    PUBLIC_URL: 'http://app.example',
+    OIDC_ISSUER: 'http://idp.example',
+    OIDC_DISCOVERY_URL: 'http://idp.example/.well-known',
+    OIDC_AUTHORIZE_PARAMS: 'state=x',
+    OIDC_CLIENT_ID: 'x',
+    CORS_ORIGINS: 'http://spa.example',
+    BFF_PATH: '/',
+    WORKERS: '2',
+    SESSION_IDLE_TIMEOUT: '13h',
+    ADMIN_TOKEN: 'the-same-secret-for-both',
+    FORWARD_AUTH_TOKEN: 'the-same-secret-for-both',
+  })
+  t.equal(faults.length, 13)
+  for (const { variable, example } of faults) t.ok(example, variable)
+})
+
 // A typing error in a security setting must not quietly leave the default in force.
 test('an unknown variable under a guarded prefix is a fault with a suggestion', async t => {
   const cases: [string, string][] = [
@@ -160,6 +202,7 @@ test('lifetimes must make sense', async t => {
   t.match(order.message, 'must not be longer than SESSION_ABSOLUTE_TIMEOUT')
   t.equal(loadConfig({ ...minimal, SESSION_IDLE_TIMEOUT: '90' }).sessionIdleTimeout, 90)
   t.equal(loadConfig({ ...minimal, SESSION_ABSOLUTE_TIMEOUT: '7d' }).sessionAbsoluteTimeout, 604_800)
+  t.equal(loadConfig({ ...minimal, SESSION_ABSOLUTE_TIMEOUT: '5m' }).sessionAbsoluteTimeout, 300, 'a default gives way')
 })
 
 test('upstreams are named by their variables, underscores included', async t => {
