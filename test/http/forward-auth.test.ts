@@ -202,7 +202,6 @@ test('without the secret every answer is one and the same, and says nothing of s
     { authorization: `Bearer ${secret}x` },
     { authorization: `Bearer ${secret.slice(0, -1)}` },
     { authorization: `Bearer  ${secret}` },
-    { authorization: `Bearer  ${secret}` },
     { authorization: `Bearer ${secret}, Bearer ${secret}` },
     { authorization: `Basic ${Buffer.from(`proxy:${secret}`).toString('base64')}` },
     { authorization: newestToken() },

@@ -204,7 +204,7 @@ test('the whole life of sessions, over TLS and with least privilege', async t =>
   const token = provider.logoutToken({ sub })
   const body = new URLSearchParams({ logout_token: token })
   t.equal((await fetch(`${gateways[0].url}/bff/backchannel`, { method: 'POST', body })).status, 200)
-  t.equal((await ask(1, carol.cookie)).code, 'session_revoked', 'ended by the provider')
+  t.ok(await eventually(async () => (await ask(1, carol.cookie)).code === 'session_revoked'), 'ended by the provider')
   const again = await enter('erin')
   const { sub: erin } = claimsOf([...provider.issued.idTokens].at(-1) ?? '')
   const revoked = await fetch(`${gateways[1].internalUrl}/admin/revoke`, {
@@ -213,13 +213,18 @@ test('the whole life of sessions, over TLS and with least privilege', async t =>
     body: JSON.stringify({ iss: provider.issuer, sub: erin }),
   })
   t.same(await revoked.json(), { ended: 1 }, 'ended by the administrator')
-  t.equal((await ask(0, again.cookie)).code, 'session_revoked')
+  t.ok(await eventually(async () => (await ask(0, again.cookie)).code === 'session_revoked'), 'everywhere')
   t.ok(await eventually(() => provider.tokenCalls('refresh_token').length > 0, 10_000), 'tokens are refreshed')
   const swept = () => pair.events('session_ended').some(({ reason }) => reason === 'idle')
   t.ok(await eventually(swept), 'sessions end by themselves')
   t.equal((await ask(1, dave.cookie)).code, 'session_expired')
   t.ok(await eventually(() => provider.revocations().length === 4, 20_000), 'their tokens are revoked')
-  t.ok(client.heard.length > 50 && client.heard.every(({ status }) => status === 200), 'and who is there stays')
+  t.ok(client.heard.length > 50)
+  t.same(
+    client.heard.filter(({ status }) => status !== 200),
+    [],
+    'and who is there stays',
+  )
   t.same(await denials(secured.redis.client), [], 'Redis refused nothing')
   t.notOk(pair.text().includes(canary), 'no log line has the password')
 })
