@@ -136,12 +136,17 @@ export function userHandle(identity: Pick<Identity, 'issuer' | 'subject'>): stri
 
 /** The indexes in which a session is found: by its handle, its user, and the provider's own session. */
 export function indexesOf(session: Session): string[] {
-  const { issuer, authority = issuer, directory, providerSessionId } = session.identity
+  const { directory } = session.identity
   const indexes = [handleIndex(sessionHandle(session.id)), userIndex(session.identity)]
   if (directory !== undefined) indexes.push(directoryIndex(directory))
+  return [...indexes, ...siblingIndexOf(session)]
+}
+
+/** The index of all sessions that come of the same one at the provider, if it has a name. */
+export function siblingIndexOf({ identity }: Session): string[] {
+  const { issuer, authority = issuer, providerSessionId } = identity
   // The provider's front channel does not say which of its issuers it speaks for.
-  if (providerSessionId !== undefined) indexes.push(providerSessionIndex(authority, providerSessionId))
-  return indexes
+  return providerSessionId === undefined ? [] : [providerSessionIndex(authority, providerSessionId)]
 }
 
 export function handleIndex(handle: string): string {

@@ -49,6 +49,11 @@ export function openTransaction(
   }
 }
 
+/** When the login began. */
+export function beganAt({ expiresAt }: Transaction): number {
+  return expiresAt - transactionLifetime * 1000
+}
+
 /**
  * The name of a transaction in the store. It takes both halves to find it, so a callback opened in another browser
  * finds nothing and spends nothing (RFC 9700 §4.7).

@@ -10,11 +10,12 @@ import {
   openSession,
   type Session,
   sessionHandle,
+  siblingIndexOf,
   userHandle,
 } from '../core/session.ts'
 import { authenticatedAnew, type StepUp, shortcomingOf } from '../core/step-up.ts'
 import { accessTokenFrom } from '../core/token-set.ts'
-import { openTransaction, type Transaction, transactionId } from '../core/transaction.ts'
+import { beganAt, openTransaction, type Transaction, transactionId } from '../core/transaction.ts'
 import type { Provider } from '../oidc/provider.ts'
 import type { IndexStore, Lookup, SessionStore, StoreInstant, TransactionStore } from '../store/store.ts'
 import type { EndSession } from './end-session.ts'
@@ -100,6 +101,9 @@ export interface LoginDeps {
 /** What an attempt to log in without being seen may come to: nobody is signed in, or somebody has to act. */
 const silently: readonly LoginRejection[] = ['denied', 'consent_required', 'interaction_required']
 
+/** What comes of a grant of its own, or leaves no session that could go on. */
+const standAlone: readonly LoginRejection[] = ['another_user', 'stale']
+
 /** Ends that nobody wished for. */
 const deadlines: readonly EndReason[] = ['idle', 'absolute']
 
@@ -124,12 +128,15 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
   }
 
   /**
-   * Revokes the token of a login that failed. One of a step-up waits until the session that goes on is surely over: the
-   * provider may know both by one session or grant of its own, and take the other token along (RFC 7009 §2.1).
+   * How long a token waits for its revocation while another session of this browser's goes on: the provider may know both
+   * by one session or grant of its own, and take the other token along (RFC 7009 §2.1).
    */
-  const giveUp = (token: string, error: unknown) => {
-    const goesOn = error instanceof LoginRejected && error.reason === 'too_weak'
-    deps.revokeToken(token, 'login_failed', goesOn ? deps.absoluteTimeoutMs : 0)
+  const graceMs = ({ stepUp }: Transaction) => (stepUp !== undefined || deps.sharedGrants ? deps.absoluteTimeoutMs : 0)
+
+  /** Revokes the token of a login that failed. */
+  const giveUp = (token: string, error: unknown, transaction: Transaction) => {
+    const alone = error instanceof LoginRejected && standAlone.includes(error.reason)
+    deps.revokeToken(token, 'login_failed', alone ? 0 : graceMs(transaction))
   }
 
   const redeem = async (transaction: Transaction, callback: Callback) => {
@@ -152,7 +159,7 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
       if (withinMs !== undefined) deps.dueWithin(opened.session.id, withinMs)
       return opened
     } catch (error) {
-      if (revocable !== undefined) giveUp(revocable, error)
+      if (revocable !== undefined) giveUp(revocable, error, transaction)
       throw error
     }
   }
@@ -169,15 +176,27 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
     await deps.enforceLimit(session).catch(() => {})
   }
 
-  const replace = async ({ previousSessionId, stepUp }: Transaction) => {
-    if (previousSessionId === null) return
-    try {
-      // Its refresh token waits, as in giveUp, where the new session's is or may be of the same grant.
-      const revokeInMs = stepUp !== undefined || deps.sharedGrants ? deps.absoluteTimeoutMs : 0
-      await deps.endSession(previousSessionId, 'replaced', revokeInMs)
-    } catch {
-      // The new session is open; to refuse it now would log the user out. The old one ends by its deadlines.
-      audit({ event: 'session_not_ended', session: sessionHandle(previousSessionId), reason: 'replaced' })
+  /**
+   * Sessions of the same one at the provider whose cookie the browser had lost when it came: it did not tell of them, and
+   * where they share a grant with the new session, their ends would be its end. Logins side by side leave each other alone.
+   */
+  const lostBefore = async (session: Session, transaction: Transaction) => {
+    if (!deps.sharedGrants) return []
+    const siblings = await Promise.all(siblingIndexOf(session).map(index => store.findSessions(index)))
+    return siblings.flat().flatMap(({ session: { id, createdAt } }) => (createdAt < beganAt(transaction) ? [id] : []))
+  }
+
+  const replace = async (session: Session, transaction: Transaction) => {
+    const { previousSessionId } = transaction
+    const lost = await lostBefore(session, transaction).catch(() => [])
+    const replaced = new Set([...(previousSessionId === null ? [] : [previousSessionId]), ...lost])
+    for (const id of replaced) {
+      try {
+        await deps.endSession(id, 'replaced', graceMs(transaction))
+      } catch {
+        // The new session is open; to refuse it now would log the user out. The old one ends by its deadlines.
+        audit({ event: 'session_not_ended', session: sessionHandle(id), reason: 'replaced' })
+      }
     }
   }
 
@@ -241,7 +260,7 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
         session: sessionHandle(session.id),
         user: userHandle(session.identity),
       })
-      await replace(transaction)
+      await replace(session, transaction)
       await limit(session)
       return { outcome: 'opened', cookie, returnUrl }
     },

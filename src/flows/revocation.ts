@@ -21,8 +21,8 @@ export interface Revoker {
 }
 
 /**
- * Revokes a token that belongs to no session: queued where that is possible, due at once or in `dueInMs`; at once where it
- * is not. Never throws.
+ * Revokes a token that belongs to no session: queued where that is possible, due at once or in `dueInMs`, and without the
+ * queue where it is not, no sooner. Never throws.
  */
 export type RevokeToken = (token: string, reason: RevocationReason, dueInMs?: number) => void
 
@@ -99,17 +99,19 @@ export function createRevokeToken(deps: {
 }): RevokeToken {
   const { store, provider, audit, revokeSoon } = deps
 
-  const pursue = async (id: string, token: string, why: { reason: RevocationReason; dueInMs: number }) => {
-    const { reason } = why
+  const pursue = async (id: string, token: string, reason: RevocationReason, dueInMs: number) => {
     const record = (outcome: RevocationOutcome, attempts: number) =>
       audit({ event: 'revocation', session: handleOfRefreshToken(id), reason, outcome, attempts })
     let [attempts, waitedMs, retryMs] = [0, 0, firstRetryMs]
     while (waitedMs < giveUpAfterMs) {
       attempts += 1
-      const queued = await succeeds(store.queueRevocation(id, token, why))
+      const leftMs = Math.max(0, dueInMs - waitedMs)
+      const queued = await succeeds(store.queueRevocation(id, token, { reason, dueInMs: leftMs }))
       if (queued) return revokeSoon(id)
-      const { outcome } = await provider.revoke(token)
-      if (outcome !== 'failed') return record(outcome, attempts)
+      if (leftMs === 0) {
+        const { outcome } = await provider.revoke(token)
+        if (outcome !== 'failed') return record(outcome, attempts)
+      }
       if (attempts === 1) record('pending', attempts)
       await sleep(retryMs, undefined, { ref: false })
       waitedMs += retryMs
@@ -118,5 +120,5 @@ export function createRevokeToken(deps: {
     record('gave_up', attempts)
   }
 
-  return (token, reason, dueInMs = 0) => void pursue(refreshTokenId(randomToken(), 0), token, { reason, dueInMs })
+  return (token, reason, dueInMs = 0) => void pursue(refreshTokenId(randomToken(), 0), token, reason, dueInMs)
 }

@@ -17,6 +17,12 @@ export function createMemoryOutbox(clock: Clock) {
     entries.set(id, { token, reason, attempts: 0, queuedAt: clock.now() + dueInMs, dueAt: clock.now() + dueInMs })
   }
 
+  /** How long an entry waits that nobody has claimed. */
+  const waitsMs = (id: string) => {
+    const entry = entries.get(id)
+    return entry?.attempts === 0 ? Math.max(0, entry.dueAt - clock.now()) : 0
+  }
+
   const store: OutboxStore = {
     bucketOf: () => 0,
     async queueRevocation(id, token, { reason, dueInMs }) {
@@ -41,5 +47,5 @@ export function createMemoryOutbox(clock: Clock) {
     },
   }
 
-  return { store, add }
+  return { store, add, waitsMs }
 }

@@ -174,10 +174,11 @@ export function createMemoryStore(options: { clock: Clock; lifetimes: Lifetimes 
       const entry = sessions.get(id)
       if (entry?.lease?.owner === owner) entry.lease = null
       if (entry === undefined) {
-        outbox.add(refreshTokenId(id, version + 1), refresh, 'ended_meanwhile')
+        const waitsMs = outbox.waitsMs(refreshTokenId(id, version))
+        outbox.add(refreshTokenId(id, version + 1), refresh, 'ended_meanwhile', waitsMs)
         return 'gone'
       }
-      if (entry.version !== version) return 'superseded'
+      if (entry.version > version) return 'superseded'
       entry.version += 1
       entry.pending = null
       entry.unsure = false

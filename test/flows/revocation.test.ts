@@ -204,6 +204,27 @@ test('a token that cannot be queued is revoked on the spot, and it is said what 
   }
 })
 
+// A session that goes on may hang on the same grant.
+test('a token that has to wait is not revoked sooner for want of a queue', async t => {
+  const { provider, audit, calls, events } = setUp(() => ({ outcome: 'revoked' }))
+  const tries: number[] = []
+  const store = {
+    async queueRevocation(_id: string, _token: string, { dueInMs = 0 }: { dueInMs?: number }) {
+      tries.push(dueInMs)
+      if (tries.length === 1) throw new StoreUnavailable()
+    },
+  }
+  const queued = new Promise<string>(revokeSoon =>
+    createRevokeToken({ store, provider, audit, revokeSoon })('token', 'login_failed', 60_000),
+  )
+  const alive = setInterval(() => {}, 100)
+  await queued
+  clearInterval(alive)
+  t.same(tries, [60_000, 59_000], 'it waits from the beginning')
+  t.equal(calls.length, 0)
+  t.match(events, [{ outcome: 'pending' }])
+})
+
 test('a token for which nobody is there yet is not forgotten: it is queued as soon as that can be done', async t => {
   const { provider, audit, events } = setUp(() => failed())
   let tries = 0

@@ -455,6 +455,21 @@ for (const [name, open] of Object.entries({ memory, redis, cluster })) {
     ])
   })
 
+  promise(`${name}: where the token of an ended session has to wait, so has the one that replaces it`, async t => {
+    const { store, pass } = await open(t, minute)
+    const { id } = await create(store)
+    await store.beginRefresh(id, wishOf('first'))
+    await store.endSession(id, 'replaced', 600)
+    t.equal(await store.saveRefresh(id, 'first', 0, renewal), 'gone')
+    t.same(await claimAll(store), [])
+    await pass(700)
+    const queued = (await claimAll(store)).map(({ token, reason }) => [token, reason]).sort()
+    t.same(queued, [
+      ['rt', 'replaced'],
+      ['rt2', 'ended_meanwhile'],
+    ])
+  })
+
   promise(`${name}: a holder that gives up leaves things as they were, or says that it is not sure`, async t => {
     const { store } = await open(t, minute)
     const { id } = await create(store)
@@ -739,6 +754,20 @@ test('redis: a server that is gone, paused or read-only is no answer, and comes 
 
 // A replica that becomes the master may lack the last writes: a session that somebody signed out of would be back, for
 // whoever had copied its cookie.
+// The token that was saved last did not get to the replica which is the master now; the provider knows only its successor.
+test('redis: tokens that were fetched across a failover are the newest, whatever it took back', async t => {
+  const { server, store } = await startOwn(t)
+  const { id } = await create(store)
+  await store.beginRefresh(id, wishOf('first'))
+  t.equal(await store.saveRefresh(id, 'first', 0, renewal), 'saved')
+  const name = (await server.keys()).find(key => key.endsWith(`:session:${id}`)) ?? ''
+  t.match(await store.beginRefresh(id, { ...wishOf('second'), version: 1 }), { state: 'granted', refreshToken: 'rt2' })
+  t.equal(await server.client.hset(name, 'version', '0'), 0)
+  t.equal(await store.saveRefresh(id, 'second', 1, { ...renewal, refresh: 'rt3' }), 'saved')
+  const next = await store.beginRefresh(id, { ...wishOf('third'), version: 2 })
+  t.match(next, { state: 'granted', refreshToken: 'rt3' })
+})
+
 test('redis: a session that a failover brings back is ended again, by all who heard of its end', async t => {
   const server = await startRedis()
   const stores = [await redisStore(server, minute), await redisStore(server, minute)] as const

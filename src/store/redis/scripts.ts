@@ -158,17 +158,21 @@ if redis.call('GET', lease) == ARGV[3] then redis.call('PEXPIRE', lease, ARGV[4]
 
     /**
      * ARGV: channel, id, owner, version, slot, access or '', refresh, session or ''. The refresh token is sealed for the next
-     * version. → 'saved' · 'superseded' · 'gone'
+     * version. Where a failover took the session back to an earlier one, it is still the newest. For a session that is gone it
+     * is revoked when the token that it replaces is. → 'saved' · 'superseded' · 'gone'
      */
     saveRefresh: `${prelude}${queue}
 local id, lease, nextVersion = ARGV[2], bucket .. 'lease:' .. ARGV[2], ARGV[4] + 1
 if redis.call('GET', lease) == ARGV[3] then redis.call('DEL', lease) end
 local version = redis.call('HGET', sessionKey(id), 'version')
 if not version then
-  queue(id .. '~' .. nextVersion, ARGV[7], 'ended_meanwhile', now)
+  local replaced = id .. '~' .. ARGV[4]
+  local about = redis.call('HGET', bucket .. 'outbox:about', replaced)
+  local waits = about and cjson.decode(about).attempts == 0 and redis.call('ZSCORE', bucket .. 'outbox', replaced)
+  queue(id .. '~' .. nextVersion, ARGV[7], 'ended_meanwhile', math.max(now, tonumber(waits or now)))
   return 'gone'
 end
-if version ~= ARGV[4] then return 'superseded' end
+if tonumber(version) > tonumber(ARGV[4]) then return 'superseded' end
 redis.call('HSET', sessionKey(id), 'version', nextVersion, 'refresh', ARGV[7])
 if ARGV[6] ~= '' then redis.call('HSET', sessionKey(id), 'access:' .. ARGV[5], ARGV[6]) end
 redis.call('HDEL', sessionKey(id), 'pending', 'unsure', 'refused:' .. ARGV[5])
