@@ -33,6 +33,8 @@ export function createProviderFetch(limits: Partial<FetchLimits> = {}): Provider
   const dispatcher = new EnvHttpProxyAgent()
 
   return async (url, init = {}) => {
+    // Nothing is used up by being read.
+    const acts = init.method !== undefined && init.method !== 'GET'
     const request: RequestInit = {
       ...(init as RequestInit),
       redirect: 'manual',
@@ -48,15 +50,15 @@ export function createProviderFetch(limits: Partial<FetchLimits> = {}): Provider
           advice: advice.status(response.status),
           ...retryAfterOf(response.headers.get('retry-after')),
           // Only these two are said before any work is done.
-          ambiguous: response.status !== 429 && response.status !== 503,
+          ambiguous: acts && response.status !== 429 && response.status !== 503,
         })
       }
-      const body = await readBounded(response.body, maxBytes)
+      const body = await readBounded(response.body, maxBytes, acts)
       const bodiless = response.status === 204 || response.status === 304
       return new Response(bodiless ? null : body, { status: response.status, headers: [...response.headers] })
     } catch (error) {
       if (error instanceof ProviderUnavailable) throw error
-      const ambiguous = !isUnsent(error)
+      const ambiguous = acts && !isUnsent(error)
       throw new ProviderUnavailable({
         detail: `${new URL(url).pathname} could not be fetched`,
         advice: networkAdvice(error),
@@ -76,13 +78,17 @@ function isUnsent(error: unknown): boolean {
 
 const unsentCodes = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH', 'UND_ERR_CONNECT_TIMEOUT']
 
-async function readBounded(stream: AsyncIterable<Uint8Array> | null, maxBytes: number): Promise<Buffer> {
+async function readBounded(
+  stream: AsyncIterable<Uint8Array> | null,
+  maxBytes: number,
+  ambiguous: boolean,
+): Promise<Buffer> {
   const chunks: Uint8Array[] = []
   let size = 0
   for await (const chunk of stream ?? []) {
     size += chunk.byteLength
     if (size > maxBytes)
-      throw new ProviderUnavailable({ detail: `the answer is larger than ${maxBytes} bytes`, ambiguous: true })
+      throw new ProviderUnavailable({ detail: `the answer is larger than ${maxBytes} bytes`, ambiguous })
     chunks.push(chunk)
   }
   return Buffer.concat(chunks)

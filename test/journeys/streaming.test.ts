@@ -497,3 +497,33 @@ test('a gigabyte goes either way in flat memory, and no faster than it is read',
     t.ok(most - before < 150 * 1024 ** 2, `${method}: from ${megabytes(before)} to ${megabytes(most)} MB`)
   }
 })
+
+// Otherwise each deployment with a page open somewhere would take until it is cut short, and cut short what was to be saved.
+test('a gateway that stops ends the event streams of upstreams, also those that begin meanwhile', async t => {
+  const stopping = await startGateway({ provider, upstreams: { '/api': api.url } })
+  let late: ServerResponse | undefined
+  api.early = (message, response) => {
+    const begin = () => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' })
+      response.write('data: one\n\n')
+    }
+    if (message.url === '/late') late = response
+    else begin()
+    response.once('late', begin)
+  }
+  t.teardown(() => late?.destroy())
+  const own = createBrowser({ origin: stopping.url })
+  await login(own, stopping.url, provider)
+  const first = await own.stream('/api/events')
+  await first.waitFor(/data: one/)
+  const second = own.stream('/api/late')
+  t.ok(await eventually(() => late !== undefined))
+  const startedAt = performance.now()
+  const stopped = stopping.close()
+  await first.ended
+  late?.emit('late')
+  t.equal((await second).status, 200)
+  await (await second).ended
+  await stopped
+  t.ok(performance.now() - startedAt < 5000)
+})

@@ -11,13 +11,41 @@ import { passTrailers } from './trailers.ts'
 /** Sends an answer to the client. @throws {Error} when its head cannot be sent; then nothing has been */
 export type Deliver = (request: FastifyRequest, reply: FastifyReply, answer: Answer) => void
 
+/** The way out for the answers of all upstreams. */
+export interface Delivery {
+  deliver: Deliver
+  /** Ends event streams, now and from now on: they would go on for as long as both sides live. */
+  endStreams(): void
+}
+
 /** What has come as a whole goes out as that, anything else as it comes. */
-export function createDelivery({ sessionWatch, cors }: { sessionWatch: SessionWatch; cors: Cors }): Deliver {
-  return (request, reply, answer) => {
-    // The rest of a request that was answered early would be taken for the next one.
-    if (!request.raw.complete) answer.told.connection = 'close'
-    if (Buffer.isBuffer(answer.body)) sendWhole(request, reply, answer, answer.body)
-    else sendStream(request, reply, answer, answer.body)
+export function createDelivery({ sessionWatch, cors }: { sessionWatch: SessionWatch; cors: Cors }): Delivery {
+  const eventStreams = new Set<UpstreamBody>()
+  let ending = false
+
+  return {
+    deliver(request, reply, answer) {
+      // The rest of a request that was answered early would be taken for the next one.
+      if (!request.raw.complete) answer.told.connection = 'close'
+      if (Buffer.isBuffer(answer.body)) sendWhole(request, reply, answer, answer.body)
+      else sendStream(request, reply, answer, answer.body)
+    },
+    endStreams() {
+      ending = true
+      for (const stream of eventStreams) stream.destroy()
+    },
+  }
+
+  function watchEvents(request: FastifyRequest, stream: UpstreamBody): void {
+    eventStreams.add(stream)
+    stream.once('close', () => eventStreams.delete(stream))
+    if (ending) setImmediate(() => stream.destroy())
+    const { stored } = admissionOf(request)
+    if (stored === null) return
+    const watched = sessionWatch.watch(stored.session.id, { ended: () => stream.destroy() })
+    stream.once('close', watched.stop)
+    // What happened since the session was read was told to nobody.
+    void watched.look()
   }
 
   /**
@@ -40,13 +68,7 @@ export function createDelivery({ sessionWatch, cors }: { sessionWatch: SessionWa
     if (stream.errored) throw stream.errored
     reply.code(answer.statusCode).headers(answer.told)
     passTrailers(request, reply, answer, stream)
-    const { stored } = admissionOf(request)
-    if (stored !== null && isEventStream(answer.headers)) {
-      const watched = sessionWatch.watch(stored.session.id, { ended: () => stream.destroy() })
-      stream.once('close', watched.stop)
-      // What happened since the session was read was told to nobody.
-      void watched.look()
-    }
+    if (isEventStream(answer.headers)) watchEvents(request, stream)
     stream.prependOnceListener('error', () => {
       if (reply.raw.headersSent) return
       // What was said of the answer is not true of the problem in its place.

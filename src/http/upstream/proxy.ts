@@ -14,7 +14,7 @@ import { type Admission, type Admit, admissionOf, decorateAdmission, type Policy
 import { again, createAnswers } from './answers.ts'
 import { checkBody, limitedBody } from './body-limit.ts'
 import { createUpstreamClient } from './client.ts'
-import { createDelivery } from './delivery.ts'
+import { createDelivery, type Deliver } from './delivery.ts'
 import { createRequestHeaders, responseHeaders } from './headers.ts'
 import { createUpstreamProofs } from './proof.ts'
 import { basePath } from './redirects.ts'
@@ -62,8 +62,10 @@ const methods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'] as const
 export function registerProxy(app: FastifyInstance, upstreams: readonly UpstreamRoute[], deps: ProxyDeps): void {
   decorateAdmission(app)
   app.decorateRequest(again, null)
+  const { deliver, endStreams } = createDelivery(deps)
+  app.addHook('preClose', async () => endStreams())
   for (const upstream of upstreams) {
-    app.register(async scope => registerUpstream(scope, upstream, upstreams, deps))
+    app.register(async scope => registerUpstream(scope, upstream, upstreams, { ...deps, deliver }))
     for (const path of routesOf(upstream))
       app.options(path, async (_request, reply) => {
         markOwn(reply)
@@ -84,7 +86,7 @@ function registerUpstream(
   scope: FastifyInstance,
   upstream: UpstreamRoute,
   upstreams: readonly UpstreamRoute[],
-  deps: ProxyDeps,
+  deps: ProxyDeps & { deliver: Deliver },
 ): void {
   const { path, url, maxBody, caFile: ca } = upstream
   const { publicOrigin, clock } = deps
@@ -100,7 +102,6 @@ function registerUpstream(
     policy: upstream,
     redirects: { upstream, upstreams, origins },
     targetOf,
-    deliver: createDelivery(deps),
   })
 
   /** Path and query at the upstream, byte for byte what the client sent below the upstream's path. */
