@@ -37,7 +37,9 @@ const endOfTime = 253_402_300_799
  * @throws {ProviderUnavailable} when the keys cannot be had
  */
 export async function verifyJwt(token: string, rules: TokenRules, kind: TokenKind): Promise<JWTVerifyResult> {
-  const verified = await verifySigned(token, rules, kind)
+  // The decoders overlook padding and blanks, which makes many tokens of one (RFC 7515 §2).
+  if (!/^[\w-]+\.[\w-]+\.[\w-]+$/.test(token)) throw kind.invalid('form')
+  const verified = await verifyAgain(token, rules, kind)
   const { aud, exp = Number.POSITIVE_INFINITY } = verified.payload
   if (![aud].flat().every(audience => audience === rules.clientId)) throw kind.invalid('aud')
   if (exp > endOfTime) throw kind.invalid('exp')
@@ -49,28 +51,38 @@ export function isSubject(sub: unknown): sub is string {
   return typeof sub === 'string' && sub !== '' && sub.length <= 255
 }
 
-async function verifySigned(token: string, rules: TokenRules, kind: TokenKind): Promise<JWTVerifyResult> {
-  const { invalid } = kind
-  // The decoders below overlook padding and blanks, which makes many tokens of one (RFC 7515 §2).
-  if (!/^[\w-]+\.[\w-]+\.[\w-]+$/.test(token)) throw invalid('form')
+/** Verifies, and once more when the keys at hand may be those of before. */
+async function verifyAgain(token: string, rules: TokenRules, kind: TokenKind): Promise<JWTVerifyResult> {
   try {
-    return await jwtVerify(token, rules.keys.find, {
-      algorithms: [...rules.algorithms],
-      issuer: rules.issuer,
-      audience: rules.clientId,
-      requiredClaims: [...kind.required],
-      maxTokenAge: kind.maximumAge,
-      clockTolerance: leeway,
-      currentDate: new Date(rules.clock.now()),
-      ...(kind.type !== undefined && { typ: kind.type }),
+    return await verifySigned(token, rules, kind).catch(async error => {
+      if (!(error instanceof errors.JWSSignatureVerificationFailed) || !(await rules.keys.renew())) throw error
+      return verifySigned(token, rules, kind)
     })
   } catch (error) {
-    if (error instanceof errors.JWTClaimValidationFailed || error instanceof errors.JWTExpired)
-      throw invalid(error.claim)
-    if (error instanceof errors.JOSEAlgNotAllowed) throw invalid(error.code, decodeProtectedHeader(token).alg)
-    if (error instanceof errors.JOSEError) throw invalid(error.code)
-    // A header that makes the runtime's key import or verification throw is as invalid as one that jose refuses.
-    if (error instanceof TypeError || error instanceof DOMException) throw invalid('signature')
-    throw error
+    throw refusalOf(error, token, kind)
   }
+}
+
+function verifySigned(token: string, rules: TokenRules, kind: TokenKind): Promise<JWTVerifyResult> {
+  return jwtVerify(token, rules.keys.find, {
+    algorithms: [...rules.algorithms],
+    issuer: rules.issuer,
+    audience: rules.clientId,
+    requiredClaims: [...kind.required],
+    maxTokenAge: kind.maximumAge,
+    clockTolerance: leeway,
+    currentDate: new Date(rules.clock.now()),
+    ...(kind.type !== undefined && { typ: kind.type }),
+  })
+}
+
+/** What is said of a token that was not verified. */
+function refusalOf(error: unknown, token: string, { invalid }: TokenKind): unknown {
+  if (error instanceof errors.JWTClaimValidationFailed || error instanceof errors.JWTExpired)
+    return invalid(error.claim)
+  if (error instanceof errors.JOSEAlgNotAllowed) return invalid(error.code, decodeProtectedHeader(token).alg)
+  if (error instanceof errors.JOSEError) return invalid(error.code)
+  // A header that makes the runtime's key import or verification throw is as invalid as one that jose refuses.
+  if (error instanceof TypeError || error instanceof DOMException) return invalid('signature')
+  return error
 }

@@ -79,13 +79,14 @@ async function verifyIdentity(
     detail,
     advice,
   })
-  // The key set may lag behind a change of keys, and is not asked for again and again: that is no user's fault.
+  // The key set may lag behind a change of keys, and is not asked for again and again; or two of its keys have no name, or
+  // the same one. That is no user's fault.
   const find: typeof rules.keys.find = async (header, token) => {
     try {
       return await rules.keys.find(header, token)
     } catch (error) {
-      if (error instanceof errors.JWKSNoMatchingKey)
-        throw new ProviderUnavailable({ detail: 'no key fits', cause: error })
+      if (error instanceof errors.JWKSNoMatchingKey || error instanceof errors.JWKSMultipleMatchingKeys)
+        throw new ProviderUnavailable({ detail: 'no key fits, or more than one', cause: error })
       throw error
     }
   }

@@ -12,6 +12,8 @@ import { createRemoteDocument, type RemoteDocument } from './remote-document.ts'
 export interface SigningKeys {
   /** The one key that fits a token's header; for jose. */
   find: JWTVerifyGetKey
+  /** Asks for the keys out of turn, if that may be; whether there are others now. @throws {ProviderUnavailable} */
+  renew(): Promise<boolean>
   /** Whom the keys of an id, or all without one, may sign for, where the key set says. */
   issuersOf(kid: string | undefined): Promise<string[]>
   /** @throws {ProviderUnavailable} when there are no keys to verify with */
@@ -23,8 +25,9 @@ const maximumKeys = 100
 
 /**
  * The keys behind `jwks_uri`: asked for again every 10 minutes, used for an hour when they cannot be had, and once a
- * minute out of turn for a token whose key is not among them, so that a key rotation is seen at once and a flood of
- * made-up key ids costs the provider nothing (OpenID Connect Core §10.1.1).
+ * minute out of turn for a token whose key is not among them, or whose signature none of them made (keys need no id, and some
+ * are given that of the one before), so that a key rotation is seen at once and a flood of made-up tokens costs the provider
+ * nothing (OpenID Connect Core §10.1.1).
  */
 export function createSigningKeys(options: {
   metadata: RemoteDocument<Metadata>
@@ -55,6 +58,10 @@ export function createSigningKeys(options: {
         if (!(error instanceof errors.JWKSNoMatchingKey)) throw error
         return await (await keys.refresh())(header, token)
       }
+    },
+    async renew() {
+      const before = await keys.get()
+      return (await keys.refresh()) !== before
     },
     async issuersOf(kid) {
       const fitting = (await keys.get()).jwks().keys.filter(key => kid === undefined || key.kid === kid)

@@ -772,6 +772,28 @@ test('an ID token whose times do not fit ours says nothing, and the tokens that 
 })
 
 // Somebody in between signs with a key of his own: what it says is not believed, under whatever name the key goes.
+// Keys need no id, and some providers give each the same.
+for (const [name, kid] of [
+  ['have no id', undefined],
+  ['all have the same id', 'main'],
+] as const) {
+  for (const keepOld of [false, true]) {
+    test(`a provider whose keys ${name} may change them${keepOld ? ' and show both for a while' : ''}`, async t => {
+      const { provider, clock, loggedIn } = await startStage(t, { provider: { lifetimes: { accessToken: 60 } } })
+      const named = ({ kid: _, ...rest }: Record<string, unknown>) => ({ ...rest, ...(kid !== undefined && { kid }) })
+      provider.tamper.jwks = ({ keys }) => ({ keys: keys.map(named) })
+      provider.tamper.idToken = ({ sign, header, payload }) => sign(named(header), payload)
+      const browser = await loggedIn('alice')
+      t.equal((await browser.api('/api/x')).status, 200)
+      await provider.rotateKeys({ keepOld })
+      for (let turn = 0; turn < 3; turn += 1) {
+        clock.advance(70_000)
+        t.equal((await browser.api('/api/x')).status, 200)
+      }
+    })
+  }
+}
+
 test('nothing of an ID token by an unknown key is believed', async t => {
   const stranger = await createSigningKey('RS256')
   const browser = await loggedIn()
