@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Clock } from '../core/clock.ts'
 import { ProviderUnavailable } from '../core/errors.ts'
 
@@ -21,6 +22,8 @@ export interface RemoteDocument<T> {
 
 const firstBackoffMs = 500
 const longestBackoffMs = 30_000
+/** Nobody waits longer for a newer version while one is at hand that may still be used. */
+const patienceMs = 500
 
 /** Caches what `load` fetches. Concurrent callers share one fetch; failures are retried with backoff, never cached as an answer. */
 export function createRemoteDocument<T>(options: {
@@ -72,12 +75,11 @@ export function createRemoteDocument<T>(options: {
         ...(lastFault?.advice !== undefined && { advice: lastFault.advice }),
       })
     }
-    try {
-      return await fetchNow()
-    } catch (error) {
-      if (fallback !== undefined) return fallback.value
-      throw error
-    }
+    if (fallback === undefined) return fetchNow()
+    const newer = fetchNow().catch(() => fallback.value)
+    const patience = new AbortController()
+    const older = sleep(patienceMs, fallback.value, { signal: patience.signal }).catch(() => newer)
+    return Promise.race([newer, older]).finally(() => patience.abort())
   }
 
   return {

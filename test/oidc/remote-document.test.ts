@@ -19,3 +19,28 @@ test('while it waits to try again, a document tells what was wrong the last time
   t.match(await fault(), { message: 'bug' })
   t.match(await fault(), { detail: /^waiting to try again$/, retryAfter: 1 })
 })
+
+// Each caller would hold a lease, a browser or a probe for as long.
+test('who has a version that may still be used does not wait for a fetch that hangs', async t => {
+  const clock = createClock()
+  const answers: ((value: string) => void)[] = []
+  const document = createRemoteDocument<string>({
+    load: () => new Promise(resolve => answers.push(resolve)),
+    clock,
+    rules: { freshForMs: 1000, usableForMs: 60_000, refreshCooldownMs: 1000 },
+  })
+  const first = document.get()
+  answers[0]?.('first')
+  t.equal(await first, 'first')
+  clock.advance(2000)
+  const startedAt = performance.now()
+  t.same(await Promise.all([document.get(), document.get()]), ['first', 'first'])
+  t.ok(performance.now() - startedAt < 5000)
+  t.equal(answers.length, 2, 'one fetch for both')
+  answers[1]?.('second')
+  t.equal(await document.get(), 'second', 'and it is not in vain')
+  clock.advance(2000)
+  const prompt = document.get()
+  answers[2]?.('third')
+  t.equal(await prompt, 'third', 'what comes at once is waited for')
+})
