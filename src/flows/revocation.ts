@@ -3,7 +3,7 @@ import type { Audit, RevocationOutcome, RevocationReason } from '../core/events.
 import { randomToken } from '../core/random.ts'
 import { handleOfRefreshToken, refreshTokenId } from '../core/session.ts'
 import { succeeds } from '../core/succeeds.ts'
-import type { Provider } from '../oidc/provider.ts'
+import type { Provider, Revocation } from '../oidc/provider.ts'
 import type { OutboxStore, QueuedRevocation } from '../store/store.ts'
 import { insist } from './insist.ts'
 
@@ -57,12 +57,14 @@ export function createRevoker({ store, provider, audit, random }: RevokerDeps): 
   const attempt = async ({ id, token, reason, attempts, queuedForMs }: QueuedRevocation) => {
     const session = handleOfRefreshToken(id)
     const record = (outcome: RevocationOutcome) => audit({ event: 'revocation', session, reason, outcome, attempts })
-    const result = token === null ? null : await provider.revoke(token)
-    if (result !== null && result.outcome !== 'failed') {
+    // One that cannot be opened here may be opened elsewhere: a new key comes to one replica after the other.
+    const result: Revocation =
+      token === null ? { outcome: 'failed', retryAfter: undefined } : await provider.revoke(token)
+    if (result.outcome !== 'failed') {
       record(result.outcome)
       return settle(id, null)
     }
-    if (result === null || queuedForMs >= giveUpAfterMs) {
+    if (queuedForMs >= giveUpAfterMs) {
       record('gave_up')
       return settle(id, null)
     }

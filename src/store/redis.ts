@@ -107,7 +107,7 @@ export function createRedisStore(options: RedisStoreOptions): Store {
       if (ended !== null && !isDeadline(reason)) ends.note(id, reason)
       return ended
     },
-    ...createRedisRefreshes({ client, seal, keys, openLive, cache }),
+    ...createRedisRefreshes({ client, seal, keys, openLive, onUnreadable, cache }),
     ...createRedisOutbox({ client, seal, keys }),
     ...createRedisIndexes({ client, keys, lifetimes, peek }),
 

@@ -1,3 +1,4 @@
+import { StoreUnavailable } from '../../core/errors.ts'
 import type { Seal } from '../../core/seal.ts'
 import { refreshTokenId, type StoredSession } from '../../core/session.ts'
 import type { SessionCache } from '../session-cache.ts'
@@ -22,9 +23,11 @@ export function createRedisRefreshes(options: {
   seal: Seal
   keys: Keys
   openLive: (id: string, slot: string, reply: LiveReply) => StoredSession | null
+  /** Called when a refresh token was sealed with a key that is not known here. */
+  onUnreadable: (sessionId: string) => void
   cache: SessionCache
 }): RefreshStore {
-  const { client, seal, keys, openLive, cache } = options
+  const { client, seal, keys, openLive, onUnreadable, cache } = options
 
   const sealRefusal = (id: string, { slot, demanding = false, refusal }: RefusedSlot) => {
     const sealed = seal.seal('refusal', tokenId(id, slot), JSON.stringify(refusal))
@@ -53,6 +56,11 @@ export function createRedisRefreshes(options: {
       if (stored === null) return { state: 'gone' }
       if (state === 'changed') return { state, stored }
       const refreshToken = refresh.length === 0 ? null : seal.open('refresh', refreshTokenId(id, current), refresh)
+      if (refreshToken === null && refresh.length > 0) {
+        // Another replica has sealed it with a key that is still to come here.
+        onUnreadable(id)
+        throw new StoreUnavailable({ detail: 'the refresh token was sealed with a key that is not in SESSION_KEYS' })
+      }
       return { state: 'granted', stored, refreshToken, interrupted: earlier > 0, mayReturn: earlier === 2 }
     },
 
