@@ -213,7 +213,7 @@ export const settings = {
     secret: true,
   }),
   REDIS_CA_FILE: setting({
-    type: type.fileContent,
+    type: type.authorities,
     doc: 'certificate authority of the TLS certificates of Redis, and of its sentinels, PEM',
     example: '/etc/ssl/redis-ca.pem',
   }),
@@ -415,7 +415,7 @@ export const upstreamSettings = {
     default: '',
   }),
   CA_FILE: setting({
-    type: type.fileContent,
+    type: type.authorities,
     doc: "certificate authority of the upstream's TLS certificate, PEM",
     example: '/etc/ssl/internal-ca.pem',
   }),

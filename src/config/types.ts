@@ -1,3 +1,4 @@
+import { X509Certificate } from 'node:crypto'
 import { readFileSync, statSync } from 'node:fs'
 import { isIP } from 'node:net'
 import { availableParallelism } from 'node:os'
@@ -270,14 +271,22 @@ export const spaDirectory = settingType(value => {
   return canRead(join(value, 'index.html')) ? value : wrong('must hold an index.html that can be read')
 })
 
-/** The content of a file, read at start. */
-export const fileContent = settingType(value => {
-  try {
-    return readFileSync(value)
-  } catch {
-    return wrong('must be a file that can be read')
-  }
+/** Certificates of authorities, read at start. What is none would be found out by the first handshake that fails. */
+export const authorities = settingType(value => {
+  const content = contentOf(value)
+  if (content === null) return wrong('must be a file that can be read')
+  const found = content.toString('latin1').match(/-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----/g) ?? []
+  return found.length > 0 && found.every(isCertificate) ? content : wrong('must be a file of certificates in PEM')
 })
+
+function isCertificate(pem: string): boolean {
+  try {
+    new X509Certificate(pem)
+    return true
+  } catch {
+    return false
+  }
+}
 
 /** A secret that is given as itself; one that is given as a file stays where it is. */
 export const secretSource: SettingType<SecretSource> = settingType(value => ({ value }))
@@ -291,11 +300,14 @@ export const credentialFile = settingType(value => {
 })
 
 function canRead(path: string): boolean {
+  return contentOf(path) !== null
+}
+
+function contentOf(path: string): Buffer | null {
   try {
-    readFileSync(path)
-    return true
+    return readFileSync(path)
   } catch {
-    return false
+    return null
   }
 }
 

@@ -101,7 +101,7 @@ export interface LoginDeps {
 /** What an attempt to log in without being seen may come to: nobody is signed in, or somebody has to act. */
 const silently: readonly LoginRejection[] = ['denied', 'consent_required', 'interaction_required']
 
-/** What comes of a grant of its own, or leaves no session that could go on. */
+/** The login was of a grant of its own, or there is no session that could go on. */
 const standAlone: readonly LoginRejection[] = ['another_user', 'stale']
 
 /** Ends that nobody wished for. */
@@ -133,9 +133,10 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
    */
   const graceMs = ({ stepUp }: Transaction) => (stepUp !== undefined || deps.sharedGrants ? deps.absoluteTimeoutMs : 0)
 
-  /** Revokes the token of a login that failed. */
+  /** Revokes the token of a login that failed, while the session of before goes on. */
   const giveUp = (token: string, error: unknown, transaction: Transaction) => {
-    const alone = error instanceof LoginRejected && standAlone.includes(error.reason)
+    const rejected = error instanceof LoginRejected && standAlone.includes(error.reason)
+    const alone = rejected || transaction.previousSessionId === null
     deps.revokeToken(token, 'login_failed', alone ? 0 : graceMs(transaction))
   }
 

@@ -3,11 +3,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import tap, { test } from 'tap'
 import { ConfigError, type Environment, loadConfig } from '../../src/config/load.ts'
+import { selfSigned } from '../support/self-signed.ts'
 
 const minimal = { OIDC_ISSUER: 'https://idp.example', OIDC_CLIENT_ID: 'client', OIDC_CLIENT_SECRET: 'secret' }
 const dir = mkdtempSync(join(tmpdir(), 'redis-config-'))
 const ca = join(dir, 'ca.pem')
-writeFileSync(ca, 'certificate')
+writeFileSync(ca, selfSigned('ec').cert)
 tap.teardown(() => rmSync(dir, { recursive: true, force: true }))
 
 const plain = { REDIS_URL: 'redis://user:canary-password@redis' }

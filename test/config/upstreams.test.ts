@@ -1,5 +1,6 @@
 import { test } from 'tap'
 import { ConfigError, type Environment, type Fault, loadConfig } from '../../src/config/load.ts'
+import { selfSigned } from '../support/self-signed.ts'
 
 const minimal = { OIDC_ISSUER: 'https://idp.example', OIDC_CLIENT_ID: 'client', OIDC_CLIENT_SECRET: 'canary-secret' }
 const api = { ...minimal, UPSTREAM_A_PATH: '/a', UPSTREAM_A_URL: 'https://a.internal' }
@@ -87,9 +88,20 @@ test('the SPA comes from one place, and an upstream at the root leaves room for 
 })
 
 test('a certificate authority is for https', async t => {
-  const authority = { UPSTREAM_A_CA_FILE: 'package.json' }
-  t.same(variables({ ...api, ...authority }), [])
-  t.same(variables({ ...api, ...authority, UPSTREAM_A_URL: 'http://a' }), ['UPSTREAM_A_CA_FILE'])
+  const { cert, key } = selfSigned('ec')
+  const folder = t.testdir({
+    'one.pem': cert,
+    'two.pem': `# ours\n${cert}\n# theirs\n${cert}`,
+    'key.pem': key,
+    'cut.pem': cert.slice(0, -60),
+    'odd.pem': cert.replace(/\n.{20}/, '\nAAAAAAAAAAAAAAAAAAAA'),
+    empty: '',
+  })
+  const authority = (name: string) => ({ UPSTREAM_A_CA_FILE: `${folder}/${name}` })
+  for (const name of ['one.pem', 'two.pem']) t.same(variables({ ...api, ...authority(name) }), [], name)
+  for (const name of ['key.pem', 'cut.pem', 'odd.pem', 'empty', 'none'])
+    t.same(variables({ ...api, ...authority(name) }), ['UPSTREAM_A_CA_FILE'], name)
+  t.same(variables({ ...api, ...authority('one.pem'), UPSTREAM_A_URL: 'http://a' }), ['UPSTREAM_A_CA_FILE'])
 })
 
 test('other origins are others', async t => {

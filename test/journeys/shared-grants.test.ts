@@ -52,6 +52,15 @@ for (const fault of ['provider', 'Redis'] as const) {
   })
 }
 
+test('a login that fails where there was no session is revoked at once', async t => {
+  const { provider, browser: newBrowser, pendingCallback, open } = await startShared(t, { OIDC_USERINFO: 'always' })
+  const browser = newBrowser()
+  const callback = await pendingCallback(browser, 'dora')
+  provider.respond('userinfo', { status: 503 }, { times: 1 })
+  t.equal((await open(browser, callback)).status, 503)
+  t.ok(await eventually(() => provider.revocations().length === 1))
+})
+
 test('a refresh that comes back after its session was replaced takes none along', async t => {
   const { provider, clock, loggedIn, pendingCallback, open } = await startShared(t)
   const browser = await loggedIn('alice')
