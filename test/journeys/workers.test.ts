@@ -42,7 +42,10 @@ async function startGateway(t: Test, count: number, env: Record<string, string> 
     env: { ...api, WORKERS: String(count), REDIS_PREFIX: `${randomToken()}:`, ...env },
   })
   t.teardown(() => replicas.stop())
-  return replicas.all[0] as Replica
+  const replica = replicas.all[0] as Replica
+  // It is ready a moment before its log has been read here.
+  await eventually(() => workersOf(replica).length === count)
+  return replica
 }
 
 async function enter({ url }: Replica): Promise<string> {
@@ -113,8 +116,9 @@ test('two workers are as one process to everybody, to their end', { buffered: tr
 
     const cookie = await enter(gateway)
     t.strictSame(new Set(await times(20, () => ask(gateway, cookie))), new Set([200]))
-    const served = said(gateway, 'request completed').map(({ pid }) => pid)
-    t.strictSame(new Set(served), new Set(workers), 'both serve')
+    const served = () => new Set(said(gateway, 'request completed').map(({ pid }) => pid))
+    await eventually(() => served().size === workers.length)
+    t.strictSame(served(), new Set(workers), 'both serve')
 
     t.equal(await ask(gateway, cookie, { path: '/bff/logout', method: 'POST' }), 200)
     await sleep(1000)
