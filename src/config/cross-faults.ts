@@ -17,8 +17,9 @@ const rule =
   (config, environment) =>
     broken(config, environment) ? [{ variable, problem, example }] : []
 
-const inProduction = (broken: Broken, variable: string, problem: string, example?: string): CrossRule =>
-  rule((config, environment) => config.production && broken(config, environment), variable, problem, example)
+/** A rule for which another value of the setting is the mend. */
+const must = (broken: Broken, variable: keyof typeof settings, problem: string): CrossRule =>
+  rule(broken, variable, problem, settings[variable].example)
 
 const gatewayParameters = [
   'client_id',
@@ -35,27 +36,49 @@ const gatewayParameters = [
   'dpop_jkt',
 ]
 
-const rules: readonly CrossRule[] = [
+/** These hold in production alone. */
+const inProduction: readonly CrossRule[] = [
+  must(({ redisUrl }) => redisUrl === undefined, 'REDIS_URL', 'is required in production'),
+  must(({ sessionKeys }) => sessionKeys === undefined, 'SESSION_KEYS', 'is required in production'),
+  must(({ publicUrl }) => !isSecureAddress(publicUrl), 'PUBLIC_URL', 'must be https in production'),
+  must(({ oidcIssuer }) => !isSecureAddress(oidcIssuer), 'OIDC_ISSUER', 'must be https in production'),
+  must(
+    ({ oidcDiscoveryUrl }) => oidcDiscoveryUrl !== undefined && !isSecureAddress(oidcDiscoveryUrl),
+    'OIDC_DISCOVERY_URL',
+    'must be https in production',
+  ),
   rule(
+    ({ upstreams, spaDir, spaUrl }) => upstreams.length === 0 && spaDir === undefined && spaUrl === undefined,
+    'UPSTREAM_<NAME>_PATH',
+    'or SPA_DIR or SPA_URL is required: there is nothing to serve',
+    upstreamSettings.PATH.example,
+  ),
+  must(
+    ({ corsOrigins }) => !corsOrigins.every(isSecureAddress),
+    'CORS_ORIGINS',
+    'must be https in production, each of them',
+  ),
+  rule(
+    (_, { NODE_TLS_REJECT_UNAUTHORIZED: given }) => given === '0',
+    'NODE_TLS_REJECT_UNAUTHORIZED',
+    'must not be 0 in production: anybody on the way could read tokens; NODE_EXTRA_CA_CERTS names an authority',
+  ),
+]
+
+const rules: readonly CrossRule[] = [
+  must(
     // The default gives way by itself.
     (config, environment) =>
       Boolean(environment.SESSION_IDLE_TIMEOUT) && config.sessionIdleTimeout > config.sessionAbsoluteTimeout,
     'SESSION_IDLE_TIMEOUT',
     'must not be longer than SESSION_ABSOLUTE_TIMEOUT',
-    settings.SESSION_IDLE_TIMEOUT.example,
   ),
-  rule(
-    ({ bffPath }) => bffPath === '/',
-    'BFF_PATH',
-    'must not be the root: the SPA lives there',
-    settings.BFF_PATH.example,
-  ),
+  must(({ bffPath }) => bffPath === '/', 'BFF_PATH', 'must not be the root: the SPA lives there'),
   ...gatewayParameters.map(parameter =>
-    rule(
+    must(
       ({ oidcAuthorizeParams }) => oidcAuthorizeParams.has(parameter),
       'OIDC_AUTHORIZE_PARAMS',
       `must not set ${parameter}: the gateway does`,
-      settings.OIDC_AUTHORIZE_PARAMS.example,
     ),
   ),
   clientAuthFaults,
@@ -67,11 +90,10 @@ const rules: readonly CrossRule[] = [
     'SPA_URL',
     'is given beside SPA_DIR: the SPA comes from one of them',
   ),
-  rule(
+  must(
     ({ corsOrigins, publicUrl }) => corsOrigins.includes(publicUrl),
     'CORS_ORIGINS',
     'must not contain PUBLIC_URL: it is the origin of the SPA anyway',
-    settings.CORS_ORIGINS.example,
   ),
   rule(
     ({ workers, redisUrl }) => workers > 1 && redisUrl === undefined,
@@ -84,59 +106,15 @@ const rules: readonly CrossRule[] = [
     'FORWARD_AUTH_TOKEN',
     'cannot go with OIDC_DPOP=true: a proof is for one request, which somebody else makes here',
   ),
-  rule(
+  must(
     ({ forwardAuthToken, adminToken }) => forwardAuthToken !== undefined && forwardAuthToken === adminToken,
     'FORWARD_AUTH_TOKEN',
     'must not be the secret of ADMIN_TOKEN: a proxy that asks for users must not end sessions',
-    settings.FORWARD_AUTH_TOKEN.example,
   ),
-
-  inProduction(
-    ({ redisUrl }) => redisUrl === undefined,
-    'REDIS_URL',
-    'is required in production',
-    settings.REDIS_URL.example,
-  ),
-  inProduction(
-    ({ sessionKeys }) => sessionKeys === undefined,
-    'SESSION_KEYS',
-    'is required in production',
-    settings.SESSION_KEYS.example,
-  ),
-  inProduction(
-    ({ publicUrl }) => !isSecureAddress(publicUrl),
-    'PUBLIC_URL',
-    'must be https in production',
-    settings.PUBLIC_URL.example,
-  ),
-  inProduction(
-    ({ oidcIssuer }) => !isSecureAddress(oidcIssuer),
-    'OIDC_ISSUER',
-    'must be https in production',
-    settings.OIDC_ISSUER.example,
-  ),
-  inProduction(
-    ({ oidcDiscoveryUrl }) => oidcDiscoveryUrl !== undefined && !isSecureAddress(oidcDiscoveryUrl),
-    'OIDC_DISCOVERY_URL',
-    'must be https in production',
-    settings.OIDC_DISCOVERY_URL.example,
-  ),
-  inProduction(
-    ({ upstreams, spaDir, spaUrl }) => upstreams.length === 0 && spaDir === undefined && spaUrl === undefined,
-    'UPSTREAM_<NAME>_PATH',
-    'or SPA_DIR or SPA_URL is required: there is nothing to serve',
-    upstreamSettings.PATH.example,
-  ),
-  inProduction(
-    ({ corsOrigins }) => !corsOrigins.every(isSecureAddress),
-    'CORS_ORIGINS',
-    'must be https in production, each of them',
-    settings.CORS_ORIGINS.example,
-  ),
-  inProduction(
-    (_, { NODE_TLS_REJECT_UNAUTHORIZED: given }) => given === '0',
-    'NODE_TLS_REJECT_UNAUTHORIZED',
-    'must not be 0 in production: anybody on the way could read tokens; NODE_EXTRA_CA_CERTS names an authority',
+  ...inProduction.map(
+    (rule): CrossRule =>
+      (config, environment) =>
+        config.production ? rule(config, environment) : [],
   ),
 ]
 

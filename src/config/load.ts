@@ -57,19 +57,12 @@ const guardedPrefixes = ['OIDC_', 'SESSION_', 'UPSTREAM_']
 export function loadConfig(environment: Environment): Config {
   const faults: Fault[] = []
   const names = upstreamNames(environment)
-  const readSound = <Declared extends Record<string, Setting<unknown>>, Rest extends object>(
-    declared: Declared,
-    prefix: string,
-    rest: Rest,
-  ) => {
-    const found: Fault[] = []
-    const values = readAll(declared, prefix, environment, found)
-    faults.push(...found)
-    const unsound = found.map(({ variable }) => camelCase(variable.slice(prefix.length)))
-    return soundPart({ ...rest, ...values }, new Set(unsound))
-  }
-  const upstreams = names.map(name => readSound(upstreamSettings, `UPSTREAM_${name}_`, { name: name.toLowerCase() }))
-  const config: Config = readSound(settings, '', { upstreams, production: environment.NODE_ENV === 'production' })
+  const upstreams = names.map(name => {
+    const rest = { name: name.toLowerCase() }
+    return readAll(upstreamSettings, `UPSTREAM_${name}_`, rest, environment, faults)
+  })
+  const rest = { upstreams, production: environment.NODE_ENV === 'production' }
+  const config: Config = readAll(settings, '', rest, environment, faults)
   faults.push(...unknownVariables(environment, names), ...crossFaults(config, environment))
   if (faults.length > 0) throw new ConfigError(faults)
   return config
@@ -80,17 +73,22 @@ function camelCase(name: string): string {
   return name.toLowerCase().replace(/_(.)/g, (_, letter: string) => letter.toUpperCase())
 }
 
-function readAll<Declared extends Record<string, Setting<unknown>>>(
+/** The values of all settings declared, beside the rest of what they are part of. */
+function readAll<Declared extends Record<string, Setting<unknown>>, Rest extends object>(
   declared: Declared,
   prefix: string,
+  rest: Rest,
   environment: Environment,
   faults: Fault[],
-): Values<Declared> {
-  const values: Record<string, unknown> = {}
+): Values<Declared> & Rest {
+  const values = { ...rest } as Record<string, unknown>
+  const unsound = new Set<string>()
   for (const [name, setting] of Object.entries(declared)) {
+    const before = faults.length
     values[camelCase(name)] = read(prefix + name, setting, environment, faults)
+    if (faults.length > before) unsound.add(camelCase(name))
   }
-  return values as Values<Declared>
+  return soundPart(values, unsound) as Values<Declared> & Rest
 }
 
 function read(variable: string, setting: Setting<unknown>, environment: Environment, faults: Fault[]): unknown {

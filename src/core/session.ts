@@ -138,15 +138,17 @@ export function userHandle(identity: Pick<Identity, 'issuer' | 'subject'>): stri
 export function indexesOf(session: Session): string[] {
   const { directory } = session.identity
   const indexes = [handleIndex(sessionHandle(session.id)), userIndex(session.identity)]
+  const siblings = siblingIndexOf(session)
   if (directory !== undefined) indexes.push(directoryIndex(directory))
-  return [...indexes, ...siblingIndexOf(session)]
+  if (siblings !== undefined) indexes.push(siblings)
+  return indexes
 }
 
 /** The index of all sessions that come of the same one at the provider, if it has a name. */
-export function siblingIndexOf({ identity }: Session): string[] {
+export function siblingIndexOf({ identity }: Session): string | undefined {
   const { issuer, authority = issuer, providerSessionId } = identity
   // The provider's front channel does not say which of its issuers it speaks for.
-  return providerSessionId === undefined ? [] : [providerSessionIndex(authority, providerSessionId)]
+  return providerSessionId === undefined ? undefined : providerSessionIndex(authority, providerSessionId)
 }
 
 export function handleIndex(handle: string): string {

@@ -182,9 +182,10 @@ export function createLoginFlow(deps: LoginDeps): LoginFlow {
    * where they share a grant with the new session, their ends would be its end. Logins side by side leave each other alone.
    */
   const lostBefore = async (session: Session, transaction: Transaction) => {
-    if (!deps.sharedGrants) return []
-    const siblings = await Promise.all(siblingIndexOf(session).map(index => store.findSessions(index)))
-    return siblings.flat().flatMap(({ session: { id, createdAt } }) => (createdAt < beganAt(transaction) ? [id] : []))
+    const index = siblingIndexOf(session)
+    if (!deps.sharedGrants || index === undefined) return []
+    const siblings = (await store.findSessions(index)).map(({ session }) => session)
+    return siblings.filter(({ createdAt }) => createdAt < beganAt(transaction)).map(({ id }) => id)
   }
 
   const replace = async (session: Session, transaction: Transaction) => {

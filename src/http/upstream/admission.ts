@@ -85,7 +85,7 @@ function guardOf(
   { accept, upgrade }: IncomingHttpHeaders,
 ): Guard {
   const websocket = kind === 'websocket'
-  const opensByItself = websocket || upgrade !== undefined || accept?.includes('text/event-stream') === true
+  const opensByItself = upgrade !== undefined || accept?.includes('text/event-stream') === true
   return {
     csrf: websocket ? 'websocket' : auth === 'none' ? 'none' : csrf,
     session: auth,
